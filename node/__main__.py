@@ -1,0 +1,7 @@
+"""`python -m node`."""
+
+import sys
+
+from node.app import main
+
+sys.exit(main())

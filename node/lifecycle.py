@@ -1,0 +1,62 @@
+"""What a node does next with its tasks. Pure: records, statuses and `now` in, changes out."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from common.tasks import ACTIVE, NOT_RUNNING, WAITING, State, Task
+from node.records import Record
+from node.runs import RunStatus, task_after
+
+MOST_STARTS = 3
+"""Starts of one attempt before a run that is ended from outside again and again is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start this record's current attempt."""
+
+    record: Record
+
+
+def watched(record: Record, status: RunStatus | None, now_ms: int) -> Record | Start:
+    """What became of an active record whose run stands at `status`; None means its process is gone before its end."""
+    if status is not None:
+        after = replace(record, task=task_after(record.task, status, now_ms))
+        return replace(after, input_at_fault=status.input_at_fault)
+    if record.starts < MOST_STARTS:
+        return Start(replace(record, starts=record.starts + 1))
+    return record.with_task(
+        state=State.FAILED,
+        error=f"The run was ended from outside {record.starts} times, most likely for lack of memory on this machine. "
+        "Try fewer or smaller images, or a larger node.",
+    )
+
+
+def to_start(records: Iterable[Record], slots: int) -> list[Start]:
+    """The waiting records that free slots are there for, first come first served."""
+    records = list(records)
+    free = slots - sum(record.task.state in ACTIVE for record in records)
+    ready = [record for record in records if is_ready(record.task)]
+    return [Start(begun(record)) for record in ready[: max(0, free)]]
+
+
+def to_queue(records: Iterable[Record]) -> list[Record]:
+    """Surveyed records that found no slot: from now on they are seen to wait."""
+    ready = (record for record in records if is_ready(record.task))
+    return [record.with_task(state=State.QUEUED) for record in ready if record.task.state is State.STAGING]
+
+
+def is_ready(task: Task) -> bool:
+    """Whether the task waits for nothing but a slot: its input has been looked at."""
+    return task.state in WAITING and task.input_bytes > 0
+
+
+def begun(record: Record) -> Record:
+    """The record as its next start makes it."""
+    started = record.with_task(state=State.RUNNING, begun=True, began_ms=None, processing_ms=NOT_RUNNING, error=None)
+    return replace(started, starts=1, input_at_fault=False)
+
+
+def used_slots(records: Mapping[str, Record], forwarded: bool) -> int:
+    """Slots that forwarded (or direct) tasks take."""
+    return sum(record.task.state in ACTIVE and record.forwarded == forwarded for record in records.values())

@@ -1,0 +1,1 @@
+"""What runs beside the engine: fetch before it, publish after it."""

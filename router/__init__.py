@@ -1,0 +1,1 @@
+"""The router: one NodeODM API in front of many nodes."""

@@ -1,0 +1,1 @@
+"""What the router answers beside the NodeODM API."""
