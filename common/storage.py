@@ -195,7 +195,10 @@ class Storage:
     def abort_left_uploads(self, prefix: Reference) -> None:
         """Abort multipart uploads below a prefix: S3 keeps, and bills, their parts for ever otherwise."""
         with self._told(prefix):
-            answer = self._client.list_multipart_uploads(Bucket=prefix.bucket, Prefix=prefix.key)
+            try:
+                answer = self._client.list_multipart_uploads(Bucket=prefix.bucket, Prefix=prefix.key)
+            except self._client.exceptions.NoSuchUpload:
+                return  # rclone's way of saying that there are none
             for each in answer.get("Uploads", []):
                 if each["Key"].startswith(prefix.key):
                     self._client.abort_multipart_upload(

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 
+import uvloop
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
@@ -16,7 +17,7 @@ from common.settings import S3Settings, SettingsUnusable, Switch, read_settings
 from common.storage import Storage
 from common.tokens import Caller, Gate, Kind, OpenGate, TokenGate, hashed
 from node.backends.local import LocalBackend
-from node.engines import engine_named
+from node.engines.known import EngineUnknown, engine_named
 from node.federation_routes import federation_routes
 from node.local_tasks import Limits, LocalTasks
 from node.membership import Membership
@@ -33,7 +34,7 @@ class NodeProgram:
         """Nothing runs yet."""
         self._settings = settings
         folder = settings.data / "tasks"
-        engine = engine_named(settings.engine)
+        engine = engine_named(settings.engine, settings.engine_command)
         storage = Storage.from_settings(s3)
         self.tasks = LocalTasks(
             Records(folder),
@@ -82,10 +83,10 @@ def main() -> int:
     start_logging()
     try:
         program = NodeProgram(read_settings(NodeSettings), read_settings(S3Settings))
-    except SettingsUnusable as unusable:
+    except (SettingsUnusable, EngineUnknown) as unusable:
         logger.error("%s", unusable)  # noqa: TRY400 - the text says it all
         return 2
-    asyncio.run(program.serve())
+    uvloop.run(program.serve())
     return 0
 
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import psutil
 
-from common.nodeodm.intake import InputRefused, automatic, is_same_request, survey, task_from
+from common.nodeodm.intake import InputRefused, automatic, check_limit, is_same_request, survey, task_from
 from common.nodeodm.messages import first_line, node_info
 from common.nodeodm.options import Option, Setting
 from common.nodeodm.refusals import Refused
@@ -159,7 +159,7 @@ class LocalTasks:
                 f"Task {uuid} is at attempt {record.task.attempt} here; attempt {submission.attempt} is outdated."
             )
         if submission.attempt > record.task.attempt:
-            await self._backend.forget(uuid, record.task.attempt)
+            await self._forget_run(record)
             task = task_from(caller, uuid, submission, self._staging, tuple(self.catalogue()))
             self._accept(Record(replace(task, attempt=submission.attempt), forwarded=True))
         return uuid
@@ -203,7 +203,7 @@ class LocalTasks:
         record = self._named(caller, uuid)
         if record.task.state not in ENDED or record.forwarded:
             raise Refused("Task cannot be restarted", success=False)
-        await self._backend.forget(uuid, record.task.attempt)
+        await self._forget_run(record)
         task = again(record.task, record.task.attempt + 1, now_ms())
         if settings is not None:
             task = replace(task, options=automatic(settings, tuple(self.catalogue()), task.skip_post_processing))
@@ -238,10 +238,17 @@ class LocalTasks:
         record = self._tasks.get(uuid)
         if record is None or record.task.attempt != attempt:
             return
-        await self._backend.forget(uuid, attempt)
-        del self._tasks[uuid]
-        await asyncio.to_thread(self._records.delete, uuid)
+        await self._forget_run(record)
+        held = self._tasks.get(uuid)
+        if held is not None and held.task.attempt == attempt:
+            del self._tasks[uuid]
+            self._records.delete(uuid)
         self._wake.set()
+
+    async def _forget_run(self, record: Record) -> None:
+        """Marked as canceled first: a run whose process is gone is started again otherwise."""
+        self._tasks[record.task.uuid] = replace(record, task=canceled(record.task))
+        await self._backend.forget(record.task.uuid, record.task.attempt)
 
     # What happens by itself
 
@@ -289,6 +296,8 @@ class LocalTasks:
             uuid=task.uuid,
             attempt=task.attempt,
             engine=self._engine.name,
+            engine_version=self._engine.version,
+            command=self._engine.command,
             input=task.input,
             output=task.output,
             options=task.options,
@@ -312,11 +321,7 @@ class LocalTasks:
         """Look at the input; the task may be canceled, removed or restarted meanwhile."""
         try:
             found = await self._storage.run(survey, self._storage, task)
-            limit = self._limits.max_images
-            if limit is not None and found.images_count > limit:
-                raise InputRefused(
-                    f"{found.images_count} images uploaded, but this node can only process up to {limit}."
-                )
+            check_limit(found.images_count, self._limits.max_images)
             changes: dict[str, object] = {
                 "images_count": found.images_count,
                 "input_bytes": max(1, found.input_bytes),

@@ -1,7 +1,7 @@
 """The node's tasks on disk: one JSON document each, so that a restarted node finds them again."""
 
+import contextlib
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -46,8 +46,10 @@ class Records:
         write_json(self._path(record.task.uuid), asdict(record) | {"task": task_document(record.task)})
 
     def delete(self, uuid: str) -> None:
-        """Delete one task's folder, its workspaces included."""
-        shutil.rmtree(self._path(uuid).parent, ignore_errors=True)
+        """Delete one record, and the task's folder unless there still is a workspace in it."""
+        self._path(uuid).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._path(uuid).parent.rmdir()
 
     def _path(self, uuid: str) -> Path:
         return self._folder / uuid / "task.json"

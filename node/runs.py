@@ -35,6 +35,9 @@ class Order:
     uuid: str
     attempt: int
     engine: str
+    engine_version: str
+    command: tuple[str, ...]
+    """The engine's argv, to which the options are appended."""
     input: str
     output: str
     options: tuple[Setting, ...]
@@ -49,7 +52,8 @@ class Order:
     def from_json(cls, document: dict[str, Any]) -> "Order":
         """Read back what `as_json` wrote."""
         options = tuple(Setting(name, value) for name, value in document["options"])
-        return cls(**document | {"options": options, "outputs": tuple(document["outputs"])})
+        tuples = {name: tuple(document[name]) for name in ("outputs", "command")}
+        return cls(**document | tuples | {"options": options})
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,9 @@ class NodeSettings(BaseSettings):
     backend: Literal["local"] = "local"
     """Where runs happen."""
     engine: str = "orthomosaic"
-    """Which engine runs them."""
+    """Which engine runs them: `orthomosaic`, or `odm`."""
+    engine_command: str | None = None
+    """What runs ODM, such as `/code/run.sh`; only for the engine `odm`."""
     user_token: SecretStr | None = None
     """Token for clients that use this node directly."""
     auth: Switch = Switch.ON

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 
+import uvloop
 from fastapi import FastAPI
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp
@@ -91,7 +92,7 @@ def main() -> int:
     start_logging()
     try:
         program = RouterProgram(read_settings(RouterSettings), read_settings(S3Settings))
-        asyncio.run(program.serve())
+        uvloop.run(program.serve())
     except SettingsUnusable as unusable:
         logger.error("%s", unusable)  # noqa: TRY400 - the text says it all
         return 2

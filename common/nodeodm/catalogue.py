@@ -54,7 +54,7 @@ ODM_OPTIONS: tuple[Option, ...] = (
     _whole(
         "min-num-features",
         "10000",
-        "How many features to look for in each image. More helps where there is little overlap or texture, and takes longer.",
+        "How many features to look for in each image. More helps with little overlap or texture, and takes longer.",
         "integer",
     ),
     _choice(
@@ -73,7 +73,7 @@ ODM_OPTIONS: tuple[Option, ...] = (
     _whole(
         "matcher-neighbors",
         "0",
-        "Match each image with this many nearest neighbours by GPS position; 0 lets the engine choose by triangulation.",
+        "Match each image with this many nearest neighbours by GPS position; 0 lets the engine choose.",
     ),
     _whole(
         "matcher-order",
@@ -103,7 +103,7 @@ ODM_OPTIONS: tuple[Option, ...] = (
         "sfm-algorithm",
         "incremental",
         ("incremental", "triangulation", "planar"),
-        "How camera positions are found. Triangulation trusts GPS and attitude; planar is for flat ground seen from above.",
+        "How camera positions are found. Triangulation trusts GPS and attitude; planar is for flat ground.",
     ),
     _flag("sfm-no-partial", "Do not join partial reconstructions when not all images fit into one."),
     _flag("sky-removal", "Mask the sky out of the images before matching; downloads a model."),

@@ -91,7 +91,7 @@ class LocalBackend:
         await asyncio.to_thread(shutil.rmtree, self.workspace(uuid, attempt).folder, ignore_errors=True)
 
     async def _until_gone(self, group: int) -> None:
-        while self._has_members(group):
+        while self._has_members(group):  # noqa: ASYNC110 - a foreign process sends us no event
             await asyncio.sleep(0.05)
 
     def _has_members(self, group: int) -> bool:

@@ -357,11 +357,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _end_now)
     signal.signal(signal.SIGINT, _end_now)
     given = parser().parse_args()
-    log = OdmLog(f"orthomosaic {ORTHOMOSAIC.version}")
+    odm_log = OdmLog(f"orthomosaic {ORTHOMOSAIC.version}")
     if not (given.project_path / given.name).is_dir():
-        log.error("The project " + str(given.project_path / given.name) + " does not exist.")
+        odm_log.error(f"The project {given.project_path / given.name} does not exist.")
         return 1
-    return Dataset(given, log).process()
+    return Dataset(given, odm_log).process()
 
 
 if __name__ == "__main__":

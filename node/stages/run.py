@@ -19,7 +19,7 @@ from common.references import Reference
 from common.settings import S3Settings, read_settings
 from common.storage import AccessRefused, BucketMissing, ObjectMissing, Storage, StorageFault
 from node.console import ConsoleWriter, clean_line
-from node.engines import Engine, engine_named
+from node.engines import argv
 from node.progress import Progress, advance
 from node.runs import ENGINE_SHARE, Order, Phase, RunStatus
 from node.stages.fetch import Fetched, InputUnusable, fetch
@@ -73,16 +73,15 @@ class Run:
         fetched = fetch(self._storage, source, output, project, self._say)
         self._check_limit(fetched.images_count)
         self._note(phase=Phase.ENGINE, images_count=fetched.images_count, began_ms=_now_ms())
-        engine = engine_named(order.engine)
-        self._run_engine(engine, fetched)
+        self._run_engine(fetched)
         self._note(phase=Phase.PUBLISH, progress=93.0)
         self._say("Compressing all.zip")
         shutil.copyfile(self._workspace.console_file, project / "task_output.txt")
         identity: dict[str, object] = {
             "uuid": order.uuid,
             "attempt": order.attempt,
-            "engine": engine.name,
-            "engineVersion": engine.version,
+            "engine": order.engine,
+            "engineVersion": order.engine_version,
         }
         publish(
             self._storage,
@@ -98,10 +97,11 @@ class Run:
         if most is not None and images_count > most:
             raise InputUnusable(f"{images_count} images uploaded, but this node can only process up to {most}.")
 
-    def _run_engine(self, engine: Engine, fetched: Fetched) -> None:
-        argv = engine.argv(self._workspace.projects, self._order.uuid, self._order.options, fetched.files)
+    def _run_engine(self, fetched: Fetched) -> None:
+        order = self._order
+        arguments = argv(order.command, self._workspace.projects, order.uuid, order.options, fetched.files)
         with subprocess.Popen(  # noqa: S603 - an argv list, no shell, options checked against the catalogue
-            argv,
+            arguments,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

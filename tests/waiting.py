@@ -1,0 +1,19 @@
+"""Bounded waits that say what they waited for."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+R = TypeVar("R")
+
+
+def wait_until(look: Callable[[], R | None], description: str, within_s: float = 30.0) -> R:
+    """Look until there is something to see (not None, not False); fails with the description and the last look."""
+    deadline = time.monotonic() + within_s
+    while True:
+        seen = look()
+        if seen is not None and seen is not False:
+            return seen
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {within_s:.0f} s in vain: {description}; last seen: {seen!r}")
+        time.sleep(0.05)
