@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
 import boto3
 from boto3.s3.transfer import TransferConfig
@@ -41,6 +41,7 @@ PART_BYTES = 8 * 1024 * 1024
 """Size of the parts of a multipart upload, and so the memory that one stream takes."""
 MOST_READ_BYTES = 16 * 1024 * 1024
 """`read` is for documents, not for images."""
+_BLOCK = 1 << 20
 _THREADS = 32
 _MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
 _REFUSED = frozenset(
@@ -143,10 +144,27 @@ class Storage:
                 raise StorageRefused(f"{reference} has {answer['ContentLength']} bytes; expected a small document.")
             return answer["Body"].read()
 
-    def write(self, reference: Reference, data: bytes, content_type: str = "application/octet-stream") -> None:
+    def write(
+        self, reference: Reference, data: bytes | bytearray, content_type: str = "application/octet-stream"
+    ) -> None:
         """Store an object in one request."""
         with self._told(reference):
-            self._client.put_object(Bucket=reference.bucket, Key=reference.key, Body=data, ContentType=content_type)
+            self._client.put_object(
+                Bucket=reference.bucket, Key=reference.key, Body=cast("bytes", data), ContentType=content_type
+            )
+
+    def same_content(self, one: Reference, other: Reference) -> bool:
+        """Whether two objects are there and equal, byte by byte."""
+        try:
+            with self._told(one):
+                left = self._client.get_object(Bucket=one.bucket, Key=one.key)
+                right = self._client.get_object(Bucket=other.bucket, Key=other.key)
+                with left["Body"] as first, right["Body"] as second:
+                    return left["ContentLength"] == right["ContentLength"] and all(
+                        first.read(_BLOCK) == second.read(_BLOCK) for _ in range(left["ContentLength"] // _BLOCK + 1)
+                    )
+        except ObjectMissing:
+            return False
 
     def download(self, reference: Reference, path: Path) -> None:
         """Fetch an object into a file: whole or not at all, in one stream, for not every server knows ranges."""
@@ -155,7 +173,7 @@ class Storage:
             with self._told(reference):
                 answer = self._client.get_object(Bucket=reference.bucket, Key=reference.key)
                 with draft.open("wb") as file:
-                    for block in answer["Body"].iter_chunks(1 << 20):
+                    for block in answer["Body"].iter_chunks(_BLOCK):
                         file.write(block)
                 if draft.stat().st_size != answer["ContentLength"]:
                     raise StorageUnreachable(f"{reference} broke off after {draft.stat().st_size} bytes; try again.")

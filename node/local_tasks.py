@@ -373,7 +373,7 @@ class LocalTasks:
             return None
         prefix = staged_images(self._staging, uuid)
         found = await self._storage.run(lambda: list(self._storage.listing(prefix)))
-        inbox = MemoryInbox({each.reference.key.removeprefix(prefix.key): each.size for each in found})
+        inbox = MemoryInbox(each.reference.key.removeprefix(prefix.key) for each in found)
         return self._uploads.setdefault(uuid, _Upload(task_of(json.loads(note)), inbox))
 
     def _upload_note(self, uuid: str) -> Reference:

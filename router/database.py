@@ -29,9 +29,10 @@ class Database:
             pool_size=10,
             max_overflow=10,
             pool_timeout=10,
-            pool_pre_ping=True,
             connect_args={"timeout": 5, "server_settings": {"statement_timeout": str(_STATEMENT_TIMEOUT_MS)}},
         )
+        single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._single_statements = async_sessionmaker(single, class_=AsyncSession, expire_on_commit=False)
         self._sessions = async_sessionmaker(self.engine, class_=AsyncSession, expire_on_commit=False)
 
     @property
@@ -43,6 +44,12 @@ class Database:
     async def transaction(self) -> AsyncIterator[AsyncSession]:
         """A session in a transaction: committed at the end, rolled back on any exception."""
         async with self._sessions() as session, session.begin():
+            yield session
+
+    @asynccontextmanager
+    async def statement(self) -> AsyncIterator[AsyncSession]:
+        """A session in which every statement stands by itself: one trip to Postgres each."""
+        async with self._single_statements() as session:
             yield session
 
     async def migrate(self) -> None:

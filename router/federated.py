@@ -98,9 +98,9 @@ class FederatedTasks:
 
     async def upload(self, caller: Caller, uuid: str) -> OpenUpload:
         """The upload that is open under this uuid."""
-        async with self._database.transaction() as session:
-            row = await queries.task_row(session, uuid)
-        if row is None or row.state != State.UPLOADING or not caller.may_see(row.tenant):
+        async with self._database.statement() as session:
+            tenant = await queries.tenant_of_upload(session, uuid)
+        if tenant is None or not caller.may_see(tenant):
             raise Refused("Invalid uuid (not found)")
         return OpenUpload(TableInbox(self._database, uuid), staged_images(self._staging, uuid))
 
@@ -121,7 +121,7 @@ class FederatedTasks:
                 raise Refused("Invalid uuid (not found)")
             if row.state != State.UPLOADING:
                 return uuid
-            files = [each for each in await queries.staged_files(session, uuid) if each.sha256]
+            files = await queries.staged_files(session, uuid)
             if files:
                 row.take(replace(row.task(), state=State.STAGING, images_count=len(files)))
                 row.committed_at = await queries.now(session)

@@ -1,10 +1,9 @@
 """Names of an upload's files in Postgres, so that any replica can take any file of it."""
 
 from common.nodeodm.messages import next_name
-from common.nodeodm.uploads import Claim
+from common.nodeodm.refusals import Refused
 from router import queries
 from router.database import Database
-from router.tables import StagedFileRow
 
 
 class TableInbox:
@@ -15,31 +14,17 @@ class TableInbox:
         self._database = database
         self._uuid = uuid
 
-    async def claim(self, asked: str, sha256: str | None, size: int) -> Claim:
+    async def claim(self, asked: str) -> str:
         """A free name, taken by the row that it makes; no two replicas can make the same one."""
-        async with self._database.transaction() as session:
-            if sha256 is not None:
-                twin = await queries.same_file(session, self._uuid, asked, sha256, size)
-                if twin is not None:
-                    return Claim(twin, True)
-            name = asked
-            while not await queries.take_name(session, self._row(name, asked)):
+        name = asked
+        async with self._database.statement() as session:
+            while not await queries.take_name(session, self._uuid, name):
+                if await queries.tenant_of_upload(session, self._uuid) is None:
+                    raise Refused("Invalid uuid (not found)")
                 name = next_name(name)
-        return Claim(name, False)
-
-    async def confirm(self, name: str, sha256: str, size: int) -> bool:
-        """The file is stored."""
-        async with self._database.transaction() as session:
-            row = await session.get(StagedFileRow, (self._uuid, name), with_for_update=True)
-            if row is None or await queries.same_file(session, self._uuid, row.asked, sha256, size):
-                return False
-            row.sha256, row.size = sha256, size
-        return True
+        return name
 
     async def release(self, name: str) -> None:
-        """The file is not stored after all."""
-        async with self._database.transaction() as session:
+        """The file is not kept after all."""
+        async with self._database.statement() as session:
             await queries.free_name(session, self._uuid, name)
-
-    def _row(self, name: str, asked: str) -> StagedFileRow:
-        return StagedFileRow(task_uuid=self._uuid, name=name, asked=asked)

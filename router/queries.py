@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, func, update
+from sqlalchemy import delete, func, literal, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -187,26 +187,24 @@ async def lines_from(session: AsyncSession, uuid: str, attempt: int, first_line:
     return found
 
 
-async def take_name(session: AsyncSession, row: StagedFileRow) -> bool:
-    """Take a name for a file of an upload; false when it is taken."""
+async def take_name(session: AsyncSession, uuid: str, name: str) -> bool:
+    """Take a name for a file of an upload; false when it is taken, or when there is no such upload."""
+    still_open = select(col(TaskRow.uuid), literal(name)).where(
+        TaskRow.uuid == uuid, TaskRow.state == State.UPLOADING.value
+    )
     taken = await session.exec(
         insert(StagedFileRow)
-        .values(task_uuid=row.task_uuid, name=row.name, asked=row.asked, sha256=row.sha256, size=row.size)
+        .from_select(["task_uuid", "name"], still_open)
         .on_conflict_do_nothing()
         .returning(col(StagedFileRow.name))
     )
     return taken.first() is not None
 
 
-async def same_file(session: AsyncSession, uuid: str, asked: str, sha256: str, size: int) -> str | None:
-    """The name under which the very same file of an upload has arrived already."""
+async def tenant_of_upload(session: AsyncSession, uuid: str) -> str | None:
+    """Whose upload this is; None when it is not, or no longer, open."""
     found = await session.exec(
-        select(StagedFileRow.name).where(
-            StagedFileRow.task_uuid == uuid,
-            StagedFileRow.asked == asked,
-            StagedFileRow.sha256 == sha256,
-            StagedFileRow.size == size,
-        )
+        select(TaskRow.tenant).where(TaskRow.uuid == uuid, TaskRow.state == State.UPLOADING.value)
     )
     return found.first()
 

@@ -144,11 +144,6 @@ class StagedFileRow(SQLModel, table=True):
 
     task_uuid: str = _owner()
     name: str = Field(primary_key=True)
-    asked: str
-    """The name the client gave; `name` differs from it where that one was taken."""
-    sha256: str | None = None
-    """None until the file has arrived whole."""
-    size: int = Field(default=0, sa_column=Column(BigInteger, nullable=False))
 
 
 class TokenRow(SQLModel, table=True):

@@ -5,10 +5,8 @@ so a connection that drops in the middle of a file leaves nothing behind; and a 
 client never saw our answer, is kept once (contract 2.10 tells how NodeODM fails at both).
 """
 
-import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Protocol
 
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -43,81 +41,48 @@ class FileReceiver(Protocol):
         ...
 
 
-class Claim(NamedTuple):
-    """A name that a file may be kept under."""
-
-    name: str
-    already_there: bool
-    """The very same file has been kept before; nothing need be stored."""
-
-
 class Inbox(Protocol):
-    """The names of an upload's files. A name is claimed before a file is stored and confirmed after."""
+    """The names of an upload's files. A name is claimed before its file is stored."""
 
-    async def claim(self, asked: str, sha256: str | None, size: int) -> Claim:
-        """A free name for a file that its client calls `asked`; digest and size where they are known already."""
-        ...
-
-    async def confirm(self, name: str, sha256: str, size: int) -> bool:
-        """The file is stored. False when the very same file was confirmed under another name meanwhile."""
+    async def claim(self, asked: str) -> str:
+        """A free name for a file that its client calls `asked`: that one, or the next by `next_name`."""
         ...
 
     async def release(self, name: str) -> None:
-        """The file is not stored after all."""
+        """The file is not kept after all."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    asked: str
-    sha256: str | None
-    size: int
-    confirmed: bool
 
 
 class MemoryInbox:
     """An inbox of one process."""
 
-    def __init__(self, present: Mapping[str, int] | None = None) -> None:
-        """`present`: sizes by name of files that an earlier process stored; their digests are not known any more."""
-        self._files = {name: _Kept(name, None, size, True) for name, size in (present or {}).items()}
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        """`names`: files that an earlier process has stored."""
+        self._names = set(names)
 
     def names(self) -> list[str]:
-        """The files that are there."""
-        return [name for name, kept in self._files.items() if kept.confirmed]
+        """The names that are taken."""
+        return sorted(self._names)
 
-    async def claim(self, asked: str, sha256: str | None, size: int) -> Claim:
+    async def claim(self, asked: str) -> str:
         """See `Inbox`."""
-        if sha256 is not None and (twin := self._twin(asked, sha256, size)):
-            return Claim(twin, True)
         name = asked
-        while name in self._files:
+        while name in self._names:
             name = next_name(name)
-        self._files[name] = _Kept(asked, sha256, size, False)
-        return Claim(name, False)
-
-    async def confirm(self, name: str, sha256: str, size: int) -> bool:
-        """See `Inbox`."""
-        if self._twin(self._files[name].asked, sha256, size):
-            return False
-        self._files[name] = replace(self._files[name], sha256=sha256, size=size, confirmed=True)
-        return True
+        self._names.add(name)
+        return name
 
     async def release(self, name: str) -> None:
         """See `Inbox`."""
-        self._files.pop(name, None)
-
-    def _twin(self, asked: str, sha256: str, size: int) -> str | None:
-        same = (
-            name
-            for name, kept in self._files.items()
-            if kept.confirmed and kept.asked == asked and (kept.sha256 or sha256, kept.size) == (sha256, size)
-        )
-        return next(same, None)
+        self._names.discard(name)
 
 
 class StagedFile:
-    """One file on its way into staging: one PUT when it is small, in parts when it is large."""
+    """One file on its way into staging: one PUT when it is small, in parts when it is large.
+
+    Two different files of one name are both kept. The very same file under a name that was taken is a client's
+    repetition: it yields to the one that came first.
+    """
 
     def __init__(self, asked: str, inbox: Inbox, storage: Storage, prefix: Reference) -> None:
         """`asked`: what the client calls it; `prefix`: where the upload's files lie."""
@@ -126,29 +91,27 @@ class StagedFile:
         self._storage = storage
         self._prefix = prefix
         self._buffer = bytearray()
-        self._size = 0
-        self._digest = hashlib.sha256()
         self._name: str | None = None
         self._writer: ObjectWriter | None = None
 
     async def write(self, data: bytes) -> None:
         """Hold small files back; send large ones on, part by part."""
         self._buffer += data
-        self._size += len(data)
         if len(self._buffer) >= PART_BYTES:
-            await self._send_on()
+            block, self._buffer = self._buffer, bytearray()
+            await self._storage.run((await self._opened()).write, block)
 
     async def finish(self) -> None:
-        """Store what is left, then make the name count."""
-        if self._writer is None and await self._is_there_already():
-            return
-        await self._send_on()
-        assert self._writer is not None
-        assert self._name is not None
-        await self._storage.run(self._writer.finish)
-        if not await self._inbox.confirm(self._name, self._digest.hexdigest(), self._size):
-            await self._storage.run(self._storage.delete, self._prefix / self._name)
-            await self._inbox.release(self._name)
+        """Store what is left, and forget it again if it is a repetition."""
+        target = self._prefix / await self._claimed()
+        if self._writer is None:
+            await self._storage.run(self._storage.write, target, self._buffer)
+        else:
+            await self._storage.run(self._writer.write, self._buffer)
+            await self._storage.run(self._writer.finish)
+        if await self._repeats_an_earlier_one(target):
+            await self._storage.run(self._storage.delete, target)
+            await self._inbox.release(target.name)
         self._name = None
 
     async def abort(self) -> None:
@@ -160,28 +123,23 @@ class StagedFile:
             await self._inbox.release(self._name)
             self._name = None
 
-    async def _is_there_already(self) -> bool:
-        """For a file that is held whole: its digest tells before anything is stored."""
-        digest = await self._storage.run(hashlib.sha256, self._buffer)
-        claim = await self._inbox.claim(self._asked, digest.hexdigest(), self._size)
-        if not claim.already_there:
-            self._begin(claim)
-        return claim.already_there
+    async def _claimed(self) -> str:
+        if self._name is None:
+            self._name = await self._inbox.claim(self._asked)
+        return self._name
 
-    def _begin(self, claim: Claim) -> None:
-        self._name = claim.name
-        self._writer = self._storage.stream_to(self._prefix / claim.name)
-
-    async def _send_on(self) -> None:
+    async def _opened(self) -> ObjectWriter:
         if self._writer is None:
-            self._begin(await self._inbox.claim(self._asked, None, 0))
-        assert self._writer is not None
-        block, self._buffer = self._buffer, bytearray()
-        await self._storage.run(self._digest_and_write, self._writer, block)
+            self._writer = self._storage.stream_to(self._prefix / await self._claimed())
+        return self._writer
 
-    def _digest_and_write(self, writer: ObjectWriter, block: bytearray) -> None:
-        self._digest.update(block)
-        writer.write(block)
+    async def _repeats_an_earlier_one(self, target: Reference) -> bool:
+        earlier = self._asked
+        while earlier != target.name:
+            if await self._storage.run(self._storage.same_content, self._prefix / earlier, target):
+                return True
+            earlier = next_name(earlier)
+        return False
 
 
 class _Part:

@@ -103,9 +103,6 @@ def upgrade() -> None:
         "staged_files",
         _task_uuid(),
         sa.Column("name", sa.String(), primary_key=True),
-        sa.Column("asked", sa.String(), nullable=False),
-        sa.Column("sha256", sa.String(), nullable=True),
-        sa.Column("size", sa.BigInteger(), nullable=False),
     )
     op.create_table(
         "tokens",
