@@ -3,8 +3,9 @@
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 from uuid import uuid4
 
 import psutil
@@ -69,7 +70,7 @@ class LocalTasks:
         self._limits = limits
         self._tasks: dict[str, Record] = {record.task.uuid: record for record in records.all()}
         self._uploads: dict[str, _Upload] = {}
-        self._surveys: set[asyncio.Task[None]] = set()
+        self._errands: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self.news = asyncio.Event()
         """Set when a task came or ended, for whoever reports it."""
@@ -286,6 +287,8 @@ class LocalTasks:
         elif before is not None and decided.task.state is not before.task.state:
             self._save(decided)
             logger.info("task %s %s: %s", decided.task.uuid, decided.task.state, decided.task.error or "no error")
+            if decided.input_at_fault and decided.task.staged:
+                self._send(self._empty_staging(decided.task.uuid))
             self.news.set()
         else:
             # Progress alone is not worth a write: the run's own status file has it.
@@ -313,9 +316,18 @@ class LocalTasks:
 
     def _survey_later(self, record: Record) -> None:
         if record.task.state is State.STAGING and not record.task.input_bytes:
-            surveying = asyncio.create_task(self._survey(record.task), name=f"survey {record.task.uuid}")
-            self._surveys.add(surveying)
-            surveying.add_done_callback(self._surveys.discard)
+            self._send(self._survey(record.task))
+
+    def _send(self, errand: Coroutine[Any, Any, None]) -> None:
+        """Run an errand beside everything else."""
+        running = asyncio.create_task(errand)
+        self._errands.add(running)
+        running.add_done_callback(self._returned)
+
+    def _returned(self, done: asyncio.Task[None]) -> None:
+        self._errands.discard(done)
+        if not done.cancelled() and (trouble := done.exception()) is not None:
+            logger.error("an errand failed: %s", trouble, exc_info=trouble)
 
     async def _survey(self, task: Task) -> None:
         """Look at the input; the task may be canceled, removed or restarted meanwhile."""

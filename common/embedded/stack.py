@@ -7,6 +7,7 @@ import secrets
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -59,6 +60,15 @@ class Remembered:
         draft.replace(self._path)
 
 
+@dataclass(frozen=True, slots=True)
+class _Program:
+    """A router or node that was started, and how to start it again."""
+
+    package: str
+    settings: dict[str, str]
+    child: Child
+
+
 class Stack:
     """The embedded federation. A context manager: what was started is stopped, in the opposite order."""
 
@@ -82,7 +92,7 @@ class Stack:
         self._undo = ExitStack()
         self._lock: IO[str] | None = None
         self.secrets_file = self._data / "secrets.json"
-        self._nodes: dict[str, Child] = {}
+        self._programs: dict[str, _Program] = {}
         self.node_urls: dict[str, str] = {}
         self.router_url = ""
         self.s3_url = ""
@@ -139,8 +149,8 @@ class Stack:
         self._tell(f"{len(self._node_names)} nodes")
         for name in self._node_names:
             self._start_node(name)
-        for name, child in self._nodes.items():
-            child.wait_until(lambda name=name: self._has_joined(name))  # type: ignore[misc]
+        for name in self._node_names:
+            self._wait_for(name)
 
     def _lock_folder(self) -> None:
         self._lock = (self._data / "lock").open("w")
@@ -171,8 +181,8 @@ class Stack:
             "SCALEODM_ROUTER_ADMIN_TOKEN": self.admin_token,
         }
         self.router_url = f"http://127.0.0.1:{port}"
-        child = self._program("router", "router", settings)
-        child.wait_until(lambda: _answers(f"{self.router_url}/readyz"))
+        self._begin("router", "router", settings)
+        self._wait_for("router")
 
     @property
     def _node_token(self) -> str:
@@ -190,13 +200,30 @@ class Stack:
         }
         settings |= self._node_settings
         self.node_urls[name] = f"http://127.0.0.1:{port}"
-        self._nodes[name] = self._program(name, "node", settings)
+        self._begin(name, "node", settings)
 
-    def _program(self, name: str, package: str, settings: dict[str, str]) -> Child:
+    def pid_of(self, name: str) -> int:
+        """The process number of the router, or of a node by its name."""
+        return self._programs[name].child.process.pid
+
+    def start_again(self, name: str) -> None:
+        """Start the router or a node once more, after it has ended, and wait until it is there."""
+        program = self._programs[name]
+        program.child.stop()
+        self._begin(name, program.package, program.settings)
+        self._wait_for(name)
+
+    def _begin(self, name: str, package: str, settings: dict[str, str]) -> None:
         environment = self._clean_environment() | self.storage_environment() | settings
         child = start_child(name, [sys.executable, "-m", package], environment, self._log(name))
         self._undo.callback(child.stop)
-        return child
+        self._programs[name] = _Program(package, settings, child)
+
+    def _wait_for(self, name: str) -> None:
+        def is_there() -> bool:
+            return _answers(f"{self.router_url}/readyz") if name == "router" else self._has_joined(name)
+
+        self._programs[name].child.wait_until(is_there)
 
     def _clean_environment(self) -> dict[str, str]:
         """Settings that lie about in the user's shell must not reach our programs."""
