@@ -11,7 +11,7 @@ ALL_ZIP = "all.zip"
 TASK_OUTPUT = "task_output.txt"
 
 _SCHEME = "s3://"
-_BUCKET = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{1,62}$")
+_BUCKET = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _IMAGES = frozenset({"jpg", "jpeg", "png", "tif", "tiff", "bmp", "raw", "dng", "nef", "jxl", "mp4", "mov", "lrv", "ts"})
 """Extensions that ODM takes as images, or as videos to take images from (contract 9.1)."""

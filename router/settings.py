@@ -27,8 +27,6 @@ class RouterSettings(BaseSettings):
     """First admin token: opens the administration, where further tokens are made."""
     auth: Switch = Switch.ON
     """`off` lets everybody in."""
-    most_images: int | None = Field(default=None, ge=1)
-    """Images that one task may have at most, whatever the nodes would take."""
 
     @field_validator("database_url")
     @classmethod
