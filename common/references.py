@@ -56,11 +56,16 @@ class Reference:
 
     def as_prefix(self) -> "Reference":
         """The same as a prefix: with a slash at the end, unless it is the whole bucket."""
-        return self if not self.key or self.key.endswith("/") else Reference(self.bucket, self.key + "/")
+        return self if self.is_prefix else Reference(self.bucket, self.key + "/")
 
     def is_within(self, prefix: "Reference") -> bool:
         """Whether this lies at or below `prefix`."""
         return self.bucket == prefix.bucket and self.key.startswith(prefix.as_prefix().key)
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether this means everything below, and not one object."""
+        return not self.key or self.key.endswith("/")
 
     @property
     def name(self) -> str:

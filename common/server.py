@@ -59,7 +59,7 @@ async def serve(app: ASGIApp, host: str, port: int, running: Callable[[str], Cor
         loop.add_signal_handler(number, stopped.set)
     serving = asyncio.create_task(server.serve(), name="server")
     try:
-        await _until_open(server, serving, host, port)
+        await until_open(server, serving, host, port)
         bound = server.servers[0].sockets[0].getsockname()
         url = f"http://{host}:{bound[1]}"
         logger.info("listening on %s", url)
@@ -72,7 +72,8 @@ async def serve(app: ASGIApp, host: str, port: int, running: Callable[[str], Cor
         await serving
 
 
-async def _until_open(server: uvicorn.Server, serving: "asyncio.Task[None]", host: str, port: int) -> None:
+async def until_open(server: uvicorn.Server, serving: "asyncio.Task[None]", host: str, port: int) -> None:
+    """Wait until the port is open; raises `OSError` when the server has ended instead."""
     while not server.started:
         if serving.done():
             raise OSError(f"cannot listen on {host}:{port}: the address is taken or not ours; choose another port")

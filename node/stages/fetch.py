@@ -45,7 +45,7 @@ def fetch(storage: Storage, source: Reference, output: Reference, project: Path,
     objects = _objects(storage, source, output)
     say(f"Fetching {len(objects)} files ({sum(each.size for each in objects) / 1e6:.1f} MB) from {source}")
     _download(storage, objects, images)
-    if not source.key.endswith("/"):
+    if not source.is_prefix:
         _unpack_flat(images / _name(source), images)
     _unpack_seed(images / "seed.zip", project)
     _set_aside(images, side_files)
@@ -53,7 +53,7 @@ def fetch(storage: Storage, source: Reference, output: Reference, project: Path,
 
 
 def _objects(storage: Storage, source: Reference, output: Reference) -> list[StoredObject]:
-    if source.key.endswith("/"):
+    if source.is_prefix:
         return list(inputs_under(storage.listing(source), source, output))
     return [each for each in storage.listing(source) if each.reference == source]
 

@@ -1,0 +1,1 @@
+"""The NodeODM API, written once: what router and node both answer."""

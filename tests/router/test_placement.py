@@ -1,0 +1,114 @@
+"""Which node takes a task, and why the others do not (design 7)."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.lifecycle import Health
+from router.placement import Need, NodeState, can_ever_fit, choose, why_never, with_one_more
+
+GIB = 2**30
+
+
+def node(name: str = "a", **changes: object) -> NodeState:
+    """A healthy empty node of two slots."""
+    plain = NodeState(name, name, Health.HEALTHY, False, 2, 0, 0, None, frozenset({"dsm", "dtm"}), 8 * GIB)
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+NEED = Need(100, frozenset())
+
+
+def test_the_least_loaded_node_takes_the_task() -> None:
+    """By the share of its slots that stays free."""
+    busy, idle, large = node("busy", placed=1), node("idle"), node("large", slots=8, placed=3)
+    choice = choose(NEED, [busy, idle, large], 0.5)
+    assert choice.node_id == "idle" or choice.node_id == "large"
+    assert choose(NEED, [busy, idle], 0.0).node_id == "idle"
+    assert choose(NEED, [busy, idle], 0.0).text == ("idle was the least loaded of 2 fitting nodes: 2 of 2 slots free")
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"health": Health.LATE}, "its heartbeat is late"),
+        ({"draining": True}, "it is draining"),
+        ({"placed": 1, "direct": 1}, "all 2 slots are taken (1 by this router, 1 directly)"),
+        ({"max_images": 99}, "it takes at most 99 images, the task has 100"),
+        ({"options": frozenset()}, "its engine has no option dsm"),
+    ],
+)
+def test_every_reason_against_a_node_is_told(changes: dict[str, object], text: str) -> None:
+    """By the name of the node."""
+    choice = choose(Need(100, frozenset({"dsm"})), [node("a", **changes)], 0.0)
+    assert choice.node_id is None
+    assert choice.reasons[0].text == text
+    assert choice.text == f"no node can take it now: a: {text}"
+
+
+def test_a_node_that_could_not_be_reached_is_avoided_for_a_while() -> None:
+    """While another fits, and also when none does: it is tried again later."""
+    need = replace(NEED, avoid=frozenset({"a"}))
+    assert choose(need, [node("a"), node("b", placed=1)], 0.0).node_id == "b"
+    assert choose(need, [node("a")], 0.0).node_id is None
+
+
+def test_near_ties_are_settled_by_chance() -> None:
+    """Always taking the first would herd."""
+    nodes = [node(name) for name in "abcd"]
+    assert {choose(NEED, nodes, tie / 4).node_id for tie in range(4)} == {"a", "b", "c", "d"}
+
+
+def test_a_task_that_nobody_can_ever_take_is_told_so() -> None:
+    """In NodeODM's words where it is about images (contract 2.12)."""
+    small = [node("a", max_images=10), node("b", max_images=50)]
+    assert not can_ever_fit(NEED, small)
+    assert why_never(NEED, small) == "100 images uploaded, but this node can only process up to 50."
+    demanding = Need(1, frozenset({"tiles"}))
+    assert "a: its engine has no option tiles" in why_never(demanding, [node("a")])
+    assert can_ever_fit(NEED, [node("a", health=Health.LOST, placed=2)]), "it may come back"
+
+
+states = st.builds(
+    node,
+    name=st.sampled_from("abcdefgh"),
+    health=st.sampled_from(Health),
+    draining=st.booleans(),
+    slots=st.integers(1, 8),
+    placed=st.integers(0, 9),
+    direct=st.integers(0, 3),
+    max_images=st.none() | st.integers(1, 200),
+)
+
+
+@given(st.lists(states, max_size=8, unique_by=lambda each: each.id), st.floats(0, 1, exclude_max=True))
+def test_only_a_node_that_fits_is_ever_taken(nodes: list[NodeState], tie: float) -> None:
+    """I4; and I5: one is taken whenever one fits."""
+    choice = choose(NEED, nodes, tie)
+    fitting = {
+        each.id
+        for each in nodes
+        if each.health is Health.HEALTHY
+        and not each.draining
+        and each.placed + each.direct < each.slots
+        and (each.max_images or 100) >= 100
+    }
+    assert (choice.node_id in fitting) if fitting else (choice.node_id is None)
+    assert len(choice.reasons) == len(nodes)
+    assert all(reason.text for reason in choice.reasons)
+
+
+@given(st.lists(st.integers(1, 8), min_size=1, max_size=6), st.integers(0, 60))
+def test_placing_one_by_one_fills_every_slot_and_no_more(slots: list[int], tasks: int) -> None:
+    """I4, I5 over a whole queue."""
+    nodes = [node(str(place), slots=count) for place, count in enumerate(slots)]
+    taken = 0
+    for _ in range(tasks):
+        choice = choose(NEED, nodes, 0.0)
+        if choice.node_id is not None:
+            nodes = with_one_more(nodes, choice.node_id)
+            taken += 1
+    assert taken == min(tasks, sum(slots))
+    assert all(each.placed <= each.slots for each in nodes)
