@@ -3,17 +3,17 @@
 import json
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 from pyodm import Node
 from pyodm.api import Task
 from pyodm.exceptions import OdmError
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.filesize import decimal
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from common.embedded.flight import render_flight
 from common.embedded.stack import Stack
@@ -49,7 +49,7 @@ def demo(images: Path | None, out: Path, options: Sequence[str], console: Consol
     console.print(f"\nProducts in {products}", soft_wrap=True)
     for path in sorted(products.rglob("*")):
         if path.is_file():
-            console.print(f"  {path.relative_to(products)}  {path.stat().st_size / 1e6:.2f} MB", soft_wrap=True)
+            console.print(f"{decimal(path.stat().st_size):>10}  {path.relative_to(products)}", soft_wrap=True)
     return 0
 
 
@@ -88,48 +88,75 @@ def flight_files(images: Path | None, scratch: Path, console: Console) -> list[s
         paths = sorted(path for path in images.iterdir() if path.is_file() and belongs_to_input(path.name))
     files = [str(path) for path in paths]
     size = sum(Path(file).stat().st_size for file in files)
-    console.print(f"{len(files)} files, {size / 1e6:.1f} MB{'' if images else ', a synthetic flight'}")
+    console.print(f"{len(files)} files, {decimal(size)}{'' if images else ', a synthetic flight'}")
     return files
 
 
 def _process(stack: Stack, files: list[str], options: dict[str, Any], out: Path, console: Console) -> Path:
     node = Node.from_url(f"{stack.router_url}?token={stack.user_token}")
     console.print(f"router at {stack.router_url}, {len(stack.node_urls)} nodes joined\n")
-    with _bars(console) as bars:
-        upload = bars.add_task("upload", total=100)
+    bars = Bars(console)
+    with bars:
         task: Task = node.create_task(
-            files,
-            options,
-            name="demo",
-            progress_callback=lambda percent: bars.update(upload, completed=percent),
+            files, options, name="demo", progress_callback=lambda percent: bars.show("upload", percent)
         )
-        _wait(task, bars, bars.add_task("processing", total=100))
-        products = _download(task, bars, bars.add_task("download", total=100), out)
+        _wait(task, bars)
+        products = _download(task, bars, out)
     _tell_why(stack, task, console)
     return products
 
 
-def _bars(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description:<28}"),
-        BarColumn(40),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        console=console,
-        refresh_per_second=4,
-    )
+class Bars:
+    """How far upload, processing and download are: bars on a terminal, a line now and then in a pipe."""
+
+    STEPS = ("upload", "processing", "download")
+
+    def __init__(self, console: Console) -> None:
+        """Nothing is shown yet."""
+        self._console = console
+        self._said = dict.fromkeys(self.STEPS, "")
+        self._progress = Progress(
+            TextColumn("{task.description:<28}"),
+            BarColumn(40),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            console=console,
+            refresh_per_second=4,
+            disable=not console.is_terminal,
+        )
+        self._rows = {step: self._progress.add_task(step, total=100, start=False) for step in self.STEPS}
+
+    def __enter__(self) -> Self:
+        """Begin to draw."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the last picture standing."""
+        self._progress.stop()
+
+    def show(self, step: str, percent: float, note: str = "") -> None:
+        """A step is this far; `note` says what it is at."""
+        self._progress.start_task(self._rows[step])
+        self._progress.update(self._rows[step], completed=percent, description=f"{step} {note}".strip())
+        if percent >= 100:
+            self._progress.stop_task(self._rows[step])
+        line = f"{step} {percent // 10 * 10:.0f} % {note}".strip()
+        if not self._console.is_terminal and line != self._said[step]:
+            self._said[step] = line
+            self._console.print(line)
 
 
-def _wait(task: Task, bars: Progress, bar: TaskID) -> None:
+def _wait(task: Task, bars: Bars) -> None:
     def show(info: Any) -> None:  # noqa: ANN401 - PyODM has no types
-        stage = _stage(task.output(-60))
-        bars.update(bar, completed=info.progress, description=f"processing {stage}".strip())
+        bars.show("processing", info.progress, _stage(task.output(-60)))
 
+    bars.show("processing", 0)
     try:
         task.wait_for_completion(show, interval=POLL_EVERY_S)
     except OdmError as failed:
         raise DemoFailed(task.info().last_error or str(failed)) from failed
-    bars.update(bar, completed=100, description="processing")
+    bars.show("processing", 100)
 
 
 def _stage(lines: Iterable[str]) -> str:
@@ -138,17 +165,17 @@ def _stage(lines: Iterable[str]) -> str:
     return running[-1].removeprefix("odm_") if running else ""
 
 
-def _download(task: Task, bars: Progress, bar: TaskID, out: Path) -> Path:
+def _download(task: Task, bars: Bars, out: Path) -> Path:
     """Into a folder beside the final one, renamed at the end: Ctrl-C leaves no half of the products."""
     final = out / str(task.uuid)
-    draft = Path(tempfile.mkdtemp(prefix=f".{uuid.uuid4().hex[:8]}-", dir=out))
+    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=out))
     try:
-        task.download_assets(str(draft), progress_callback=lambda percent: bars.update(bar, completed=percent))
+        task.download_assets(str(draft), progress_callback=lambda percent: bars.show("download", percent))
+        draft.chmod(0o755)
         draft.rename(final)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    final.chmod(0o755)
-    bars.update(bar, completed=100)
+    bars.show("download", 100)
     return final
 
 
