@@ -92,7 +92,7 @@ def _up(given: argparse.Namespace, console: Console) -> int:
         for name, url in stack.node_urls.items():
             console.print(f"{name:<8} {url}?token={stack.node_user_token(name)}", soft_wrap=True)
         console.print(f"S3       {stack.s3_url}")
-        console.print(f"API      {stack.router_url}/docs")
+        console.print(f"API      {stack.router_url}/openapi.json")
         console.print(f"Tokens   {stack.secrets_file} (the administrator's too; readable by you alone)", soft_wrap=True)
         console.print(f"Logs     {stack.secrets_file.parent / 'logs'}", soft_wrap=True)
         console.print("\nWith PyODM:", soft_wrap=True)

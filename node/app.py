@@ -71,7 +71,9 @@ def _callers(settings: NodeSettings) -> dict[str, Caller]:
 
 
 def _app(tasks: LocalTasks, gate: Gate, storage: Storage) -> ASGIApp:
-    app = FastAPI(title="ScaleODM node", openapi_url="/openapi.json", redirect_slashes=False)
+    app = FastAPI(
+        title="ScaleODM node", openapi_url="/openapi.json", docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     app.include_router(nodeodm_routes(NodeOdmApi(tasks, gate, storage)))
     app.include_router(federation_routes(tasks, gate))
     answer_refusals(app)

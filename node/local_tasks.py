@@ -17,7 +17,7 @@ from common.nodeodm.refusals import Refused
 from common.nodeodm.routes import API_VERSION, now_ms
 from common.nodeodm.surface import OpenUpload, Submission
 from common.nodeodm.uploads import MemoryInbox
-from common.references import ALL_ZIP, Reference, staged_images, staged_root
+from common.references import Reference, staged_images, staged_root
 from common.storage import ObjectMissing, Storage, StorageFault
 from common.tasks import ACTIVE, ENDED, State, Task, again, canceled
 from common.tokens import Caller, Kind
@@ -30,7 +30,6 @@ from node.runs import Order
 logger = logging.getLogger(__name__)
 
 WATCH_EVERY_S = 0.25
-DOWNLOAD_LINK_S = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,16 +208,6 @@ class LocalTasks:
         if settings is not None:
             task = replace(task, options=automatic(settings, tuple(self.catalogue()), task.skip_post_processing))
         self._accept(Record(task))
-
-    async def download(self, caller: Caller, uuid: str, asset: str) -> str:
-        """A link to `all.zip` in S3."""
-        task = self._seen(caller, uuid).task
-        if asset != ALL_ZIP:
-            raise Refused("Invalid asset")
-        archive = Reference.parse(task.output) / ALL_ZIP
-        if not await self._storage.run(self._storage.exists, archive):
-            raise Refused("Asset not ready")
-        return await self._storage.run(self._storage.presigned_get, archive, DOWNLOAD_LINK_S, ALL_ZIP)
 
     # What the router asks (node.membership)
 

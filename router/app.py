@@ -75,7 +75,9 @@ class RouterProgram:
             await self._database.close()
 
     def _app(self) -> ASGIApp:
-        app = FastAPI(title="ScaleODM router", openapi_url="/openapi.json", redirect_slashes=False)
+        app = FastAPI(
+            title="ScaleODM router", openapi_url="/openapi.json", docs_url=None, redoc_url=None, redirect_slashes=False
+        )
         gate = self._access.gate
         guard = Guard(gate)
         app.include_router(nodeodm_routes(NodeOdmApi(self._tasks, gate, self._storage)))

@@ -14,7 +14,7 @@ from common.nodeodm.options import Option, Setting
 from common.nodeodm.refusals import Refused
 from common.nodeodm.routes import API_VERSION, now_ms
 from common.nodeodm.surface import OpenUpload, Submission
-from common.references import ALL_ZIP, Reference, staged_images, staged_root
+from common.references import Reference, staged_images, staged_root
 from common.storage import Storage
 from common.tasks import ENDED, State, Task, again, canceled
 from common.tokens import Caller
@@ -29,8 +29,6 @@ from router.tables import TaskRow
 
 logger = logging.getLogger(__name__)
 
-DOWNLOAD_LINK_S = 3600
-"""How long a download link is good for; each request gets a new one."""
 NO_NODE = (
     "No node has joined this router, so nothing can process a task. Start one with SCALEODM_NODE_ROUTER_URL set to "
     "this router (see `scaleodm node` in the README), then submit again."
@@ -212,16 +210,6 @@ class FederatedTasks:
             row.take(task)
             row.committed_at = await queries.now(session)
         self._taken(row)
-
-    async def download(self, caller: Caller, uuid: str, asset: str) -> str:
-        """A link to `all.zip` in S3; no byte of it passes the router."""
-        task = await self.task(caller, uuid)
-        if asset != ALL_ZIP:
-            raise Refused("Invalid asset")
-        archive = Reference.parse(task.output) / ALL_ZIP
-        if not await self._storage.run(self._storage.exists, archive):
-            raise Refused("Asset not ready")
-        return await self._storage.run(self._storage.presigned_get, archive, DOWNLOAD_LINK_S, ALL_ZIP)
 
     async def why(self, caller: Caller, uuid: str) -> dict[str, object]:
         """Which node has the task and why, or why it waits (design 7)."""

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import httpx
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from common.federation import AttemptKey, Forward
@@ -63,7 +63,7 @@ class Loop:
             self._awake.clear()
             try:
                 await self._turn()
-            except (OSError, DBAPIError) as trouble:
+            except (OSError, SQLAlchemyError) as trouble:
                 logger.warning("the database is away (%s); the queue waits for it", trouble)
             try:
                 await asyncio.wait_for(self._awake.wait(), LOOK_EVERY_S)

@@ -94,7 +94,8 @@ class Registry:
                 stop.append(AttemptKey(uuid=report.uuid, attempt=report.attempt))
             else:
                 acknowledged.append(taken)
-        self._nodes[node_id].capacity = heartbeat.capacity.model_dump()
+        node.capacity = heartbeat.capacity.model_dump()
+        self._remember(node)
         return HeartbeatAnswer(stop=stop, acknowledged=acknowledged, draining=node.draining)
 
     async def _take(self, report: AttemptReport) -> Acknowledged | None:

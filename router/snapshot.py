@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable
 
 import asyncpg
+from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import col, select
 
 from common.tasks import State, Task
@@ -74,7 +75,7 @@ class SnapshotKeeper:
         while True:
             try:
                 await self._listen()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as trouble:
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError) as trouble:
                 logger.warning("lost the database's notices (%s); listening again in 1 s", trouble)
                 await asyncio.sleep(1)
 

@@ -1,6 +1,5 @@
 """The NodeODM API's JSON, field by field, and its way of reading what clients send. Pure (contract 2 and 3)."""
 
-import html
 import json
 import math
 import posixpath
@@ -62,12 +61,6 @@ def task_info(task: Task, now_ms: int, output: list[str] | None = None) -> dict[
     if output is not None:
         info["output"] = output
     return info
-
-
-def not_found_page(method: str, path: str) -> str:
-    """The page for a path that is not there (contract 1.1)."""
-    told = html.escape(f"Cannot {method} {path}")
-    return f'<!DOCTYPE html>\n<html lang="en"><head><title>Error</title></head><body><pre>{told}</pre></body></html>\n'
 
 
 def first_line(raw: str, total: int) -> int:

@@ -17,17 +17,19 @@ from fastapi import APIRouter, FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from common.nodeodm import messages
+from common.nodeodm import messages, pages
 from common.nodeodm.options import OptionsInvalid, OptionsUnreadable, Setting, parse_options
 from common.nodeodm.refusals import Refused
 from common.nodeodm.surface import Submission, TaskSurface
 from common.nodeodm.uploads import FileReceiver, FormUnreadable, StagedFile, read_form
-from common.references import zipurl_output
+from common.references import ALL_ZIP, Reference, zipurl_output
 from common.storage import Storage
 from common.tokens import TOKEN_REFUSED, Caller, Gate
 
 BODY_LIMIT = 100 * 1024
 """Bytes that a JSON or urlencoded body may have (contract 1.2)."""
+DOWNLOAD_LINK_S = 3600
+"""How long a download link is good for; each request gets a new one."""
 API_VERSION = "2.2.4"
 """The NodeODM API that we answer as (contract 0)."""
 
@@ -93,8 +95,13 @@ class NodeOdmApi:
 
     async def download(self, request: Request) -> Response:
         """`GET /task/{uuid}/download/{asset}`: sends the client to S3, with a URL made for this very request."""
-        caller, uuid, asset = self.caller(request), request.path_params["uuid"], request.path_params["asset"]
-        url = await self.surface.download(caller, uuid, asset)
+        task = await self.surface.task(self.caller(request), request.path_params["uuid"])
+        if request.path_params["asset"] != ALL_ZIP:
+            raise Refused("Invalid asset")
+        archive = Reference.parse(task.output) / ALL_ZIP
+        if not await self.storage.run(self.storage.exists, archive):
+            raise Refused("Asset not ready")
+        url = await self.storage.run(self.storage.presigned_get, archive, DOWNLOAD_LINK_S, ALL_ZIP)
         return RedirectResponse(url, status_code=302, headers={"cache-control": "no-store"})
 
     async def init(self, request: Request) -> Response:
@@ -310,6 +317,8 @@ def nodeodm_routes(api: NodeOdmApi) -> APIRouter:
         ("/task/cancel", ["POST"], api.cancel),
         ("/task/remove", ["POST"], api.remove),
         ("/task/restart", ["POST"], api.restart),
+        ("/", _READ, _front_page),
+        ("/swagger.json", _READ, _swagger),
         ("/auth/info", _READ, _auth_info),
         ("/auth/login", ["POST"], _auth_unavailable),
         ("/auth/register", ["POST"], _auth_unavailable),
@@ -320,6 +329,17 @@ def nodeodm_routes(api: NodeOdmApi) -> APIRouter:
                 path, handler, methods=[method], response_model=None, include_in_schema=method != "HEAD"
             )
     return routes
+
+
+async def _front_page(request: Request) -> Response:
+    """`GET /`: for a person who opens the address in a browser (contract 2.1)."""
+    return HTMLResponse(pages.front_page(request.url.netloc))
+
+
+async def _swagger(request: Request) -> Response:
+    """`GET /swagger.json` (contract 2.2)."""
+    del request
+    return Json(pages.swagger(API_VERSION))
 
 
 async def _auth_info(request: Request) -> Response:
@@ -350,7 +370,7 @@ def answer_refusals(app: FastAPI) -> None:
         assert isinstance(problem, HTTPException)
         if problem.status_code not in (404, 405):
             return Json({"error": problem.detail}, problem.status_code)
-        return HTMLResponse(messages.not_found_page(request.method, request.url.path), status_code=404)
+        return HTMLResponse(pages.not_found_page(request.method, request.url.path), status_code=404)
 
     app.add_exception_handler(Refused, refused)
     app.add_exception_handler(FormUnreadable, form_unreadable)

@@ -98,7 +98,3 @@ class TaskSurface(Protocol):
     async def restart(self, caller: Caller, uuid: str, settings: tuple[Setting, ...] | None) -> None:
         """Run the task once more under the same uuid, with new options unless None."""
         ...
-
-    async def download(self, caller: Caller, uuid: str, asset: str) -> str:
-        """A fresh URL from which the asset can be fetched, ranges included."""
-        ...

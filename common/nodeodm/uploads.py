@@ -90,24 +90,25 @@ class StagedFile:
         self._inbox = inbox
         self._storage = storage
         self._prefix = prefix
-        self._buffer = bytearray()
+        self._held: list[bytes] = []
+        self._held_bytes = 0
         self._name: str | None = None
         self._writer: ObjectWriter | None = None
 
     async def write(self, data: bytes) -> None:
         """Hold small files back; send large ones on, part by part."""
-        self._buffer += data
-        if len(self._buffer) >= PART_BYTES:
-            block, self._buffer = self._buffer, bytearray()
-            await self._storage.run((await self._opened()).write, block)
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes >= PART_BYTES:
+            await self._storage.run((await self._opened()).write, self._taken())
 
     async def finish(self) -> None:
         """Store what is left, and forget it again if it is a repetition."""
         target = self._prefix / await self._claimed()
         if self._writer is None:
-            await self._storage.run(self._storage.write, target, self._buffer)
+            await self._storage.run(self._storage.write, target, self._taken())
         else:
-            await self._storage.run(self._writer.write, self._buffer)
+            await self._storage.run(self._writer.write, self._taken())
             await self._storage.run(self._writer.finish)
         if await self._repeats_an_earlier_one(target):
             await self._storage.run(self._storage.delete, target)
@@ -116,12 +117,18 @@ class StagedFile:
 
     async def abort(self) -> None:
         """Leave neither a part nor a name."""
-        self._buffer.clear()
+        self._taken()
         if self._writer is not None:
             await self._storage.run(self._writer.abort)
         if self._name is not None:
             await self._inbox.release(self._name)
             self._name = None
+
+    def _taken(self) -> bytes:
+        """What was held back, as one block; nothing is held back afterwards."""
+        block = b"".join(self._held)
+        self._held, self._held_bytes = [], 0
+        return block
 
     async def _claimed(self) -> str:
         if self._name is None:

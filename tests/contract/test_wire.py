@@ -39,6 +39,27 @@ def test_options_have_exactly_five_keys(wire: Wire) -> None:
     assert rerun["domain"][:2] == ["", "dataset"]
 
 
+def test_the_front_page_says_what_stands_here(wire: Wire) -> None:
+    """Contract 2.1: HTML, no token."""
+    answer = wire.http.get(wire.url + "/")
+    assert answer.headers["content-type"].lower().startswith("text/html")
+    assert "NodeODM API" in answer.text
+
+
+def test_the_api_describes_itself(wire: Wire) -> None:
+    """Contract 2.2: Swagger 2.0, sixteen paths, no token; every path of it is answered."""
+    document = wire.http.get(wire.url + "/swagger.json").json()
+    assert (document["swagger"], document["basePath"], set(document["definitions"])) == (
+        "2.0",
+        "/",
+        {"Error", "Response"},
+    )
+    assert len(document["paths"]) == 16
+    for path, operations in document["paths"].items():
+        for method in operations:
+            assert wire.http.request(method, wire.url + path).status_code == 200, path
+
+
 @pytest.mark.parametrize("path", ["/INFO", "/info/", "/Task/List/", "/task/LIST"])
 def test_paths_are_read_kindly(wire: Wire, path: str) -> None:
     """Contract 1.6."""
