@@ -72,12 +72,15 @@ def uploads(stack: Stack, scratch: Path) -> None:
         with ThreadPoolExecutor(PARALLEL) as pool:
             list(pool.map(lambda file: storage.write(Reference("bench", file.name), file.read_bytes()), files))
 
+    tasks = []
+
     def through_router() -> None:
-        task = node.create_task([str(file) for file in files], {}, name="bench", parallel_uploads=PARALLEL)
-        task.remove()
+        tasks.append(node.create_task([str(file) for file in files], {}, name="bench", parallel_uploads=PARALLEL))
 
     through_router_memory = _growing(router, through_router)
     reference, ours = _best(straight), _best(through_router)
+    for task in tasks:
+        task.remove()
     print(f"  boto3 straight to S3              {reference:6.2f} s   1.00")
     print(f"  PyODM through the router          {ours:6.2f} s   {ours / reference:.2f}")
     print(f"  the router's memory grew by       {through_router_memory / 2**20:6.0f} MiB at most")
