@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import psutil
 
-from common.nodeodm.intake import InputRefused, automatic, check_limit, is_same_request, survey, task_from
+from common.nodeodm.intake import InputRefused, Survey, automatic, check_limit, is_same_request, survey, task_from
 from common.nodeodm.messages import first_line, node_info
 from common.nodeodm.options import Option, Setting
 from common.nodeodm.refusals import Refused
@@ -30,6 +30,7 @@ from node.runs import Order
 logger = logging.getLogger(__name__)
 
 WATCH_EVERY_S = 0.25
+SURVEY_AGAIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +99,8 @@ class LocalTasks:
     async def open_upload(self, caller: Caller, uuid: str | None, submission: Submission) -> str:
         """Begin an upload, or take new fields for one that is open; its files stay."""
         uuid = self._free_uuid(uuid)
-        opened = self._uploads.get(uuid)
-        if opened is None:
-            opened = await self._reopened(uuid)
-        elif not caller.may_see(opened.task.tenant):
+        opened = self._uploads.get(uuid) or await self._reopened(uuid)
+        if opened is not None and not caller.may_see(opened.task.tenant):
             raise Refused(f"Invalid set-uuid: {uuid}")
         inbox = opened.inbox if opened else MemoryInbox()
         task = task_from(caller, uuid, replace(submission, read=None), self._staging, tuple(self.catalogue()))
@@ -129,11 +128,11 @@ class LocalTasks:
         if not opened.inbox.names():
             await self.discard_upload(caller, uuid)
             raise Refused("Need at least 1 file.")
-        del self._uploads[uuid]
+        task = replace(opened.task, state=State.STAGING, images_count=len(opened.inbox.names()), attempt=1)
+        # On record before the upload's note goes: a crash in between loses nothing.
+        self._accept(Record(task))
+        self._uploads.pop(uuid, None)
         await self._storage.run(self._storage.delete, self._upload_note(uuid))
-        self._accept(
-            Record(replace(opened.task, state=State.STAGING, images_count=len(opened.inbox.names()), attempt=1))
-        )
         return uuid
 
     async def submit(self, caller: Caller, uuid: str | None, submission: Submission) -> str:
@@ -246,6 +245,9 @@ class LocalTasks:
         """Watch the runs and start what waits, for ever."""
         for record in self._tasks.values():
             self._survey_later(record)
+            if record.task.state is State.CANCELED:
+                # An earlier life of this node may have died between the cancel and the end of the run.
+                self._send(self._backend.stop(record.task.uuid, record.task.attempt))
         while True:
             self._wake.clear()
             self._look()
@@ -257,8 +259,11 @@ class LocalTasks:
 
     async def stop_runs(self) -> None:
         """End every run; at the next start of this node they start again from the beginning."""
-        active = [record.task for record in self._tasks.values() if record.task.state in ACTIVE]
-        await asyncio.gather(*(self._backend.stop(task.uuid, task.attempt) for task in active))
+        active = [record for record in self._tasks.values() if record.task.state in ACTIVE]
+        for record in active:
+            # Ended by us, which does not count against the run.
+            self._save(replace(record, starts=0))
+        await asyncio.gather(*(self._backend.stop(record.task.uuid, record.task.attempt) for record in active))
 
     def _look(self) -> None:
         for record in [each for each in self._tasks.values() if each.task.state in ACTIVE]:
@@ -318,10 +323,22 @@ class LocalTasks:
         if not done.cancelled() and (trouble := done.exception()) is not None:
             logger.error("an errand failed: %s", trouble, exc_info=trouble)
 
+    async def _survey_patiently(self, task: Task) -> Survey:
+        """S3 that is away for a while fails nobody's task."""
+        while True:
+            try:
+                return await self._storage.run(survey, self._storage, task)
+            except StorageFault as fault:
+                held = self._tasks.get(task.uuid)
+                if not fault.may_pass or held is None or held.task != task:
+                    raise
+                logger.warning("task %s waits for S3: %s", task.uuid, fault)
+                await asyncio.sleep(SURVEY_AGAIN_S)
+
     async def _survey(self, task: Task) -> None:
         """Look at the input; the task may be canceled, removed or restarted meanwhile."""
         try:
-            found = await self._storage.run(survey, self._storage, task)
+            found = await self._survey_patiently(task)
             check_limit(found.images_count, self._limits.max_images)
             changes: dict[str, object] = {
                 "images_count": found.images_count,

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 from enum import StrEnum
 
-from common.federation import HEARTBEAT_S, AttemptReport
+from common.federation import HEARTBEAT_S, LINES_PER_HEARTBEAT, AttemptReport
 from common.tasks import ACTIVE, ENDED, NOT_RUNNING, State, Task
 
 LATE_AFTER = timedelta(seconds=3 * HEARTBEAT_S)
@@ -30,6 +30,16 @@ def health(silence: timedelta) -> Health:
 def is_current(task: Task, report: AttemptReport) -> bool:
     """Whether this report is of the attempt that the task is waiting for (I2)."""
     return task.state in ACTIVE and task.attempt == report.attempt
+
+
+def unseen_lines(report: AttemptReport, next_line: int) -> list[str]:
+    """The report's console lines that are not on record: repeated ones are cut off, after a gap none count."""
+    return report.lines[next_line - report.first_line :] if report.first_line <= next_line else []
+
+
+def has_all_lines(report: AttemptReport, next_line: int) -> bool:
+    """Whether the console is whole with this report: no gap before its lines, no full load with more behind it."""
+    return report.first_line <= next_line and len(report.lines) < LINES_PER_HEARTBEAT
 
 
 def reported(task: Task, report: AttemptReport, now_ms: int) -> Task:

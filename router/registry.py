@@ -6,7 +6,6 @@ from typing import Any
 from uuid import uuid4
 
 from common.federation import (
-    LINES_PER_HEARTBEAT,
     Acknowledged,
     AttemptKey,
     AttemptReport,
@@ -24,7 +23,7 @@ from common.tasks import ENDED, State
 from router import queries
 from router.access import Access
 from router.database import Database
-from router.lifecycle import is_current, reported
+from router.lifecycle import has_all_lines, is_current, reported, unseen_lines
 from router.snapshot import Snapshot
 from router.tables import NodeRow, TaskRow
 
@@ -89,42 +88,37 @@ class Registry:
                 raise NodeUnknown(node_id)
             await queries.hear(session, node, heartbeat.capacity)
         for report in heartbeat.attempts:
-            taken = await self._take(report)
-            if taken is None or (report.state in ENDED and len(report.lines) < LINES_PER_HEARTBEAT):
+            next_line = await self._take(node_id, report)
+            if next_line is None:
                 stop.append(AttemptKey(uuid=report.uuid, attempt=report.attempt))
             else:
-                acknowledged.append(taken)
+                acknowledged.append(Acknowledged(uuid=report.uuid, attempt=report.attempt, next_line=next_line))
         node.capacity = heartbeat.capacity.model_dump()
         self._remember(node)
         return HeartbeatAnswer(stop=stop, acknowledged=acknowledged, draining=node.draining)
 
-    async def _take(self, report: AttemptReport) -> Acknowledged | None:
-        """One report on record; None when its attempt is not current."""
+    async def _take(self, node_id: str, report: AttemptReport) -> int | None:
+        """One report on record; gives the console line that is wanted next, None when the node may let go."""
         async with self._database.transaction() as session:
             row = await queries.task_row(session, report.uuid)
-            if row is None or not is_current(row.task(), report):
-                return None
             attempt = await queries.attempt_row(session, report.uuid, report.attempt)
-            assert attempt is not None, "a current attempt is on record"
-            next_line = attempt.next_line
-            # Lines that an answer was lost for come again; a gap is asked for again.
-            new_lines = report.lines[next_line - report.first_line :] if report.first_line <= next_line else []
+            if row is None or attempt is None or attempt.node_id != node_id or not is_current(row.task(), report):
+                return None
+            new_lines = unseen_lines(report, attempt.next_line)
+            next_line = attempt.next_line + len(new_lines)
             if new_lines:
-                await queries.add_lines(session, report.uuid, report.attempt, next_line, new_lines)
-                next_line += len(new_lines)
-            more_to_come = len(report.lines) >= LINES_PER_HEARTBEAT
-            if not (report.state in ENDED and more_to_come):
-                row.take(reported(row.task(), report, now_ms()))
-            if State(row.state) in ENDED:
-                state = State(row.state)
-                await queries.end_attempt(session, report.uuid, report.attempt, state, row.error)
-            elif attempt.state != row.state:
-                attempt.state = row.state
-            attempt.delivered = True
+                await queries.add_lines(session, report.uuid, report.attempt, attempt.next_line, new_lines)
+            if report.state in ENDED and not has_all_lines(report, next_line):
+                return next_line
+            row.take(reported(row.task(), report, now_ms()))
+            attempt.state, attempt.delivered = row.state, True
+            if report.state in ENDED:
+                await queries.end_attempt(session, report.uuid, report.attempt, State(row.state), row.error)
         self._snapshot.put(row)
-        if State(row.state) in ENDED:
-            await self._settle(row, report)
-        return Acknowledged(uuid=report.uuid, attempt=report.attempt, next_line=next_line)
+        if report.state not in ENDED:
+            return next_line
+        await self._settle(row, report)
+        return None
 
     async def _settle(self, row: TaskRow, report: AttemptReport) -> None:
         logger.info("task %s %s after attempt %d: %s", row.uuid, row.state, row.attempt, row.error or "no error")

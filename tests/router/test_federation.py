@@ -147,6 +147,31 @@ async def test_an_end_is_on_record_before_the_node_may_forget(replica: Replica) 
     await replica.loop.close()
 
 
+async def test_an_end_with_a_gap_in_its_console_is_asked_for_again(replica: Replica) -> None:
+    """No line is lost because the end came first."""
+    node_id = await replica.join("a")
+    await replica.add(waiting())
+    await replica.loop._place()
+    assert await replica.report(node_id, state=State.COMPLETED, first_line=2, lines=["2"]) == ([], {"u": 0})
+    assert (await replica.read("u")).state is State.PLACED
+    whole = ["0", "1", "2"]
+    assert await replica.report(node_id, state=State.COMPLETED, lines=whole) == (["u"], {})
+    async with replica.database.transaction() as session:
+        assert await queries.lines_from(session, "u", 1, 0) == whole
+    await replica.loop.close()
+
+
+async def test_a_node_cannot_speak_for_anothers_attempt(replica: Replica) -> None:
+    """Its own secret opens its own reports only."""
+    await replica.join("a")
+    await replica.add(waiting())
+    await replica.loop._place()
+    stranger = await replica.join("b")
+    assert await replica.report(stranger, state=State.COMPLETED) == (["u"], {})
+    assert (await replica.read("u")).state is State.PLACED
+    await replica.loop.close()
+
+
 async def test_a_canceled_task_never_becomes_completed(replica: Replica) -> None:
     """I7: the report comes too late, and the node is told to let go."""
     node_id = await replica.join("a")
