@@ -23,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit code."""
     given = _parser().parse_args(argv)
     console = Console(highlight=False)
-    signal.signal(signal.SIGTERM, _interrupt)
+    # SIGINT too: whoever starts us in the background may have had it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         return int(given.run(given, console))
     except (StackBusy, ChildFailed, DemoRefused) as trouble:
