@@ -7,8 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +75,27 @@ def start_child(name: str, argv: Sequence[str], environment: Mapping[str, str], 
 
 def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def interrupts_later() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait until this block is done, and raise `KeyboardInterrupt` then.
+
+    For starting a program and noting that it was started, and for stopping: in between, a program would be left.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda heard, _: caught.append(heard)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if caught:
+        raise KeyboardInterrupt
 
 
 def free_port() -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from common.embedded.children import Child, start_child
+from common.embedded.children import Child, interrupts_later, start_child
 from common.references import Reference
 from common.settings import S3Settings
 from common.storage import Storage, StorageFault
@@ -66,7 +66,8 @@ class ObjectStore:
             "off",
             str(self._folder),
         ]
-        self._child = start_child("S3 (rclone)", argv, self._rclone_environment(), self._log)
+        with interrupts_later():
+            self._child = start_child("S3 (rclone)", argv, self._rclone_environment(), self._log)
         self._child.wait_until(self._answers)
 
     def stop(self) -> None:

@@ -14,7 +14,7 @@ from typing import IO, Self
 
 import httpx
 
-from common.embedded.children import Child, free_port, port_is_free, start_child
+from common.embedded.children import Child, free_port, interrupts_later, port_is_free, start_child
 from common.embedded.object_store import ObjectStore
 from common.embedded.postgres import EmbeddedPostgres
 from common.storage import Storage
@@ -102,7 +102,7 @@ class Stack:
         try:
             self._start()
         except BaseException:
-            self._undo.close()
+            self._stop()
             raise
         return self
 
@@ -110,7 +110,12 @@ class Stack:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop everything."""
-        self._undo.close()
+        self._stop()
+
+    def _stop(self) -> None:
+        """Whoever presses Ctrl-C twice is in a hurry, but would not want programs left running."""
+        with interrupts_later():
+            self._undo.close()
 
     @property
     def user_token(self) -> str:
@@ -141,7 +146,8 @@ class Stack:
         self._tell("Postgres")
         postgres = EmbeddedPostgres(self._data / "postgres")
         self._undo.callback(postgres.stop)
-        database = postgres.start()
+        with interrupts_later():
+            database = postgres.start()
         self._tell("S3")
         self._start_s3()
         self._tell("router")
@@ -215,8 +221,9 @@ class Stack:
 
     def _begin(self, name: str, package: str, settings: dict[str, str]) -> None:
         environment = self._clean_environment() | self.storage_environment() | settings
-        child = start_child(name, [sys.executable, "-m", package], environment, self._log(name))
-        self._undo.callback(child.stop)
+        with interrupts_later():
+            child = start_child(name, [sys.executable, "-m", package], environment, self._log(name))
+            self._undo.callback(child.stop)
         self._programs[name] = _Program(package, settings, child)
 
     def _wait_for(self, name: str) -> None:

@@ -1,6 +1,7 @@
 """S3, on two servers that differ: rclone answers ranges with 200, moto keeps everything in memory."""
 
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -127,6 +128,32 @@ def test_a_server_that_is_away_is_told_as_passing() -> None:
     with pytest.raises(StorageUnreachable, match="does not answer") as told:
         nobody.read(Reference("staging", "x"))
     assert told.value.may_pass
+
+
+class _Refusing(BaseHTTPRequestHandler):
+    """An S3 that knows us, and lets us do nothing."""
+
+    def do_GET(self) -> None:
+        """Access denied, as AWS says it."""
+        body = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class names it so
+        """Quietly."""
+
+
+def test_a_bucket_that_is_not_ours_is_told() -> None:
+    """What to check, and that trying again will not help."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        storage = _with_keys(f"http://127.0.0.1:{server.server_address[1]}", "a", "b")
+        with pytest.raises(AccessRefused, match=r"Access to s3://theirs/x/ was refused \(AccessDenied\)") as told:
+            list(storage.listing(Reference("theirs", "x/")))
+        server.shutdown()
+    assert not told.value.may_pass
 
 
 def _with_keys(url: str, access: str, secret: str) -> Storage:

@@ -61,7 +61,9 @@ def test_the_demo_makes_an_orthophoto_and_leaves_nothing_running(environment: di
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("moment", ["starting router", "2 nodes joined", "processing 20 %"])
+@pytest.mark.parametrize(
+    "moment", ["starting Postgres", "starting S3", "starting router", "2 nodes joined", "processing 20 %"]
+)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_nothing(
     environment: dict[str, str], tmp_path: Path, moment: str, number: signal.Signals

@@ -54,6 +54,7 @@ def test_a_stack_that_is_stopped_and_started_again_has_its_tasks_and_history(dat
         wire.running(under_way)
         opened = wire.init()
         wire.upload(opened, ("a.jpg", b"\xff\xd8\xff a"))
+        assert stack.secrets_file.stat().st_mode & 0o077 == 0, "tokens are for the owner's eyes"
         with pytest.raises(StackBusy, match="already running"), stack_on(data):
             pass
     with stack_on(data) as stack:
