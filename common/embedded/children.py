@@ -91,6 +91,10 @@ def interrupts_later() -> Iterator[None]:
     before = {number: signal.signal(number, lambda heard, _: caught.append(heard)) for number in numbers}
     try:
         yield
+    except Exception:
+        # Ctrl-C reaches the whole foreground group: what failed in here failed because of it.
+        if not caught:
+            raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
