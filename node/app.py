@@ -14,7 +14,7 @@ from common.nodeodm.polls import Polls
 from common.nodeodm.routes import NodeOdmApi, answer_refusals, nodeodm_routes
 from common.server import serve
 from common.settings import S3Settings, SettingsUnusable, Switch, read_settings
-from common.storage import Storage
+from common.storage import Storage, StorageFault
 from common.tokens import Caller, Gate, Kind, OpenGate, TokenGate, hashed
 from node.backends.local import LocalBackend
 from node.engines.known import EngineUnknown, engine_named
@@ -77,7 +77,7 @@ def _app(tasks: LocalTasks, gate: Gate, storage: Storage) -> ASGIApp:
     app.include_router(nodeodm_routes(NodeOdmApi(tasks, gate, storage)))
     app.include_router(federation_routes(tasks, gate))
     answer_refusals(app)
-    return Polls(Envelope(app), tasks, gate)
+    return Polls(Envelope(app, (OSError, StorageFault)), tasks, gate)
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ from common.nodeodm.polls import Polls
 from common.nodeodm.routes import NodeOdmApi, answer_refusals, nodeodm_routes
 from common.server import serve
 from common.settings import S3Settings, SettingsUnusable, read_settings
-from common.storage import Storage
+from common.storage import Storage, StorageFault
 from router.access import Access
 from router.api.admin import admin_routes
 from router.api.federation import federation_routes
@@ -86,7 +86,7 @@ class RouterProgram:
         app.include_router(admin_routes(self._access, self._database, guard))
         app.include_router(health_routes(self._database))
         answer_refusals(app)
-        return Polls(Envelope(app), self._tasks, gate)
+        return Polls(Envelope(app, (OSError, SQLAlchemyError, StorageFault)), self._tasks, gate)
 
 
 def main() -> int:

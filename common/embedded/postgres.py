@@ -56,15 +56,20 @@ class EmbeddedPostgres:
         if self._server is not None:
             server, self._server = self._server, None
             server.cleanup()
-        self._stop_leftover()
+        # A server whose start we were interrupted in: its number stands in its own lock file.
+        self._end(signal.SIGINT)
 
-    def _stop_leftover(self) -> None:
-        """A server whose start we were interrupted in: its number stands in its own lock file."""
+    def crash(self) -> None:
+        """Stop without any ceremony, so that the next start has to recover."""
+        self._end(signal.SIGQUIT)
+        server, self._server = self._server, None
+        type(server)._instances.pop(server.pgdata, None)
+
+    def _end(self, number: signal.Signals) -> None:
         try:
-            number = int((self._folder / "postmaster.pid").read_text().split()[0])
-            process = psutil.Process(number)
+            process = psutil.Process(int((self._folder / "postmaster.pid").read_text().split()[0]))
             if process.name().startswith("postgres"):
-                process.send_signal(signal.SIGINT)
+                process.send_signal(number)
                 process.wait(STOP_WITHIN_S)
         except (FileNotFoundError, IndexError, ValueError, psutil.NoSuchProcess):
             return

@@ -5,8 +5,8 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -144,10 +144,10 @@ class Stack:
         self._lock_folder()
         self._remembered = Remembered(self.secrets_file)
         self._tell("Postgres")
-        postgres = EmbeddedPostgres(self._data / "postgres")
-        self._undo.callback(postgres.stop)
+        self._postgres = EmbeddedPostgres(self._data / "postgres")
+        self._undo.callback(self._postgres.stop)
         with interrupts_later():
-            database = postgres.start()
+            database = self._postgres.start()
         self._tell("S3")
         self._start_s3()
         self._tell("router")
@@ -218,6 +218,13 @@ class Stack:
         program.child.stop()
         self._begin(name, program.package, program.settings)
         self._wait_for(name)
+
+    @contextmanager
+    def without_postgres(self) -> Iterator[None]:
+        """Postgres is stopped at once, as by a crash, and started again at the end of the block."""
+        self._postgres.crash()
+        yield
+        self._postgres.start()
 
     def _begin(self, name: str, package: str, settings: dict[str, str]) -> None:
         environment = self._clean_environment() | self.storage_environment() | settings

@@ -7,6 +7,7 @@ dropped connection; it gives up on a status, and WebODM then marks a healthy tas
 
 import logging
 from collections.abc import Callable
+from http import HTTPStatus
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -38,9 +39,10 @@ def canonical_path(path: str) -> str:
 class Envelope:
     """Wraps the whole application."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        """`app`: the application with all its routes."""
+    def __init__(self, app: ASGIApp, outages: tuple[type[Exception], ...] = (OSError,)) -> None:
+        """`app`: the application with all its routes; `outages`: what its parts raise while something is away."""
         self._app = app
+        self._outages = outages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or drop its connection."""
@@ -52,13 +54,20 @@ class Envelope:
             return
         scope["path"] = canonical_path(scope["path"])
         try:
-            await self._app(scope, receive, _with_cors(send))
-        except ConnectionDropped as reason:
-            logger.warning("dropped %s %s: %s", scope["method"], scope["path"], reason)
+            await self._app(scope, receive, _with_manners(send))
+        except Exception as raised:  # noqa: BLE001 - told, and the connection dropped: nothing is swallowed
+            # The framework's own 500 page was on its way when we stopped it: what it hides is the reason.
+            reason = raised.__context__ if isinstance(raised, ConnectionDropped) and raised.__context__ else raised
+            self._tell(scope, reason)
             _drop(scope)
-        except Exception:
-            logger.exception("dropped %s %s", scope["method"], scope["path"])
-            _drop(scope)
+
+    def _tell(self, scope: Scope, reason: BaseException) -> None:
+        """An outage is a line, a bug is a traceback."""
+        request = f"{scope['method']} {scope['path']}"
+        if isinstance(reason, (ConnectionDropped, *self._outages)):
+            logger.warning("dropped %s: %s", request, str(reason).split("\n")[0] or type(reason).__name__)
+        else:
+            logger.error("dropped %s", request, exc_info=reason)
 
 
 def _drop(scope: Scope) -> None:
@@ -68,9 +77,13 @@ def _drop(scope: Scope) -> None:
     drop()
 
 
-def _with_cors(send: Send) -> Send:
+def _with_manners(send: Send) -> Send:
+    """CORS on every answer; and the answer of last resort of any framework, a 500, is not one of ours."""
+
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
+            if message["status"] == HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise ConnectionDropped("an unexpected error")
             message = {**message, "headers": [*message.get("headers", []), *_CORS]}
         await send(message)
 

@@ -96,3 +96,21 @@ def test_a_router_that_is_killed_comes_back_knowing_everything(data: Path, clien
         assert wire.code(uuid) in (20, 40)
         assert wire.ended(uuid)["status"]["code"] == 40
         wait_until(lambda: "ended" in wire.output(uuid), "the console to be whole")
+
+
+@pytest.mark.timeout(180)
+def test_postgres_goes_away_and_comes_back(data: Path, client: httpx.Client) -> None:
+    """Polls are answered from memory, everything else is a dropped connection, and nothing is lost."""
+    with stack_on(data) as stack:
+        wire = Wire(stack.router_url, stack.user_token, client)
+        uuid = wire.task("say begun\nsleep 4\nsay ended")
+        wire.says(uuid, "begun")
+        with stack.without_postgres():
+            assert wire.code(uuid) == 20
+            for asking in (lambda: wire.output(uuid), lambda: wire.info(uuid, with_output="0"), wire.init):
+                with pytest.raises(httpx.TransportError):
+                    asking()
+            assert client.get(f"{stack.router_url}/readyz").status_code == 503
+        assert wire.ended(uuid)["status"]["code"] == 40
+        wait_until(lambda: "ended" in wire.output(uuid), "the console to be whole")
+        assert wire.ended(wire.task())["status"]["code"] == 40

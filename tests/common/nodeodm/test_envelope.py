@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
@@ -46,11 +47,26 @@ async def failing(scope: Scope, receive: Receive, send: Send) -> None:
     raise RuntimeError("a bug")
 
 
-@pytest.fixture
-async def url() -> AsyncIterator[str]:
+def framework() -> FastAPI:
+    """An application whose framework has a 500 page of its own."""
+    app = FastAPI()
+
+    @app.get("/info")
+    async def outage() -> None:
+        raise OSError("the database is away")
+
+    @app.get("/task/{uuid}/info")
+    async def bug(uuid: str) -> None:
+        raise RuntimeError(uuid)
+
+    return app
+
+
+@pytest.fixture(params=[failing, framework()], ids=["bare", "framework"])
+async def url(request: pytest.FixtureRequest) -> AsyncIterator[str]:
     """The failing application on a real server."""
     port = free_port()
-    server = Server(configured(Envelope(failing), "127.0.0.1", port))
+    server = Server(configured(Envelope(request.param), "127.0.0.1", port))
     running = asyncio.create_task(server.serve())
     await until_open(server, running, "127.0.0.1", port)
     yield f"http://127.0.0.1:{port}"
