@@ -108,6 +108,8 @@ class Task:
     processing_ms: int = NOT_RUNNING
     progress: float = 0.0
     error: str | None = None
+    console_lines: int = 0
+    """On a router: how many console lines of the current attempt are on record."""
 
     @property
     def code(self) -> Code:
@@ -143,6 +145,7 @@ def again(task: Task, attempt: int, now_ms: int) -> Task:
         processing_ms=NOT_RUNNING,
         progress=0.0,
         error=None,
+        console_lines=0,
         images_count=0,
         input_bytes=0,
     )

@@ -19,6 +19,7 @@ from common.storage import Storage
 from common.tasks import ENDED, State, Task, again, canceled
 from common.tokens import Caller
 from router import queries
+from router.consoles import Consoles
 from router.database import Database
 from router.inbox import TableInbox
 from router.loop import Loop
@@ -54,6 +55,7 @@ class FederatedTasks:
         self._loop = loop
         self._storage = storage
         self._staging = staging
+        self._consoles = Consoles(database)
 
     async def node_info(self) -> dict[str, object]:
         """`GET /info`: the federation as if it were one node (contract 2.3)."""
@@ -171,11 +173,11 @@ class FederatedTasks:
     async def lines(self, caller: Caller, uuid: str, start: str) -> list[str]:
         """Console lines of the current attempt, as far as its node has told them."""
         task = await self.task(caller, uuid)
-        async with self._database.transaction() as session:
-            attempt = await queries.attempt_row(session, uuid, task.attempt)
-            total = attempt.next_line if attempt else 0
-            first = first_line(start, total)
-            return [] if first >= total else await queries.lines_from(session, uuid, task.attempt, first)
+        first = first_line(start, task.console_lines)
+        if first >= task.console_lines:
+            return []
+        lines = await self._consoles.lines(uuid, task.attempt, task.console_lines)
+        return lines[first : task.console_lines]
 
     async def cancel(self, caller: Caller, uuid: str) -> None:
         """Canceled from this answer on, whatever a node still reports (I7); the node is told at once."""

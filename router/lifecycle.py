@@ -74,7 +74,7 @@ def _began(task: Task, report: AttemptReport, now_ms: int) -> int | None:
 
 def placed(task: Task, attempt: int) -> Task:
     """The task with a slot reserved for its next attempt."""
-    return replace(task, state=State.PLACED, attempt=attempt, begun=True, began_ms=None, progress=0.0)
+    return replace(task, state=State.PLACED, attempt=attempt, begun=True, began_ms=None, progress=0.0, console_lines=0)
 
 
 def failed(task: Task, error: str) -> Task:

@@ -173,7 +173,7 @@ async def add_lines(session: AsyncSession, uuid: str, attempt: int, first_line: 
 async def lines_from(session: AsyncSession, uuid: str, attempt: int, first_line: int) -> list[str]:
     """Console lines of an attempt from number `first_line` on."""
     rows = await session.exec(
-        select(ConsoleRow)
+        select(ConsoleRow.first_line, ConsoleRow.lines)
         .where(
             ConsoleRow.task_uuid == uuid,
             ConsoleRow.attempt == attempt,
@@ -182,8 +182,8 @@ async def lines_from(session: AsyncSession, uuid: str, attempt: int, first_line:
         .order_by(col(ConsoleRow.first_line))
     )
     found: list[str] = []
-    for row in rows:
-        found += row.lines[max(0, first_line - row.first_line) :]
+    for begin, lines in rows:
+        found += lines[max(0, first_line - begin) :]
     return found
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -108,14 +109,14 @@ class Registry:
             next_line = attempt.next_line + len(new_lines)
             if new_lines:
                 await queries.add_lines(session, report.uuid, report.attempt, attempt.next_line, new_lines)
-            if report.state in ENDED and not has_all_lines(report, next_line):
-                return next_line
-            row.take(reported(row.task(), report, now_ms()))
+            ended = report.state in ENDED and has_all_lines(report, next_line)
+            task = replace(row.task(), console_lines=next_line)
+            row.take(task if report.state in ENDED and not ended else reported(task, report, now_ms()))
             attempt.state, attempt.delivered = row.state, True
-            if report.state in ENDED:
+            if ended:
                 await queries.end_attempt(session, report.uuid, report.attempt, State(row.state), row.error)
         self._snapshot.put(row)
-        if report.state not in ENDED:
+        if not ended:
             return next_line
         await self._settle(row, report)
         return None

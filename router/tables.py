@@ -70,6 +70,7 @@ class TaskRow(SQLModel, table=True):
     processing_ms: int = Field(default=NOT_RUNNING, sa_column=Column(BigInteger, nullable=False))
     progress: float = 0.0
     error: str | None = None
+    console_lines: int = 0
     committed_at: datetime | None = _moment()
     """When the task took its place in the queue."""
     version: int = Field(default=1, sa_column=Column(BigInteger, nullable=False))

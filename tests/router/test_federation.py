@@ -15,6 +15,7 @@ from common.tasks import State, Task, canceled
 from common.tokens import Kind, hashed
 from router import queries
 from router.access import Access
+from router.consoles import Consoles
 from router.database import Database
 from router.loop import Loop
 from router.registry import NodeUnknown, Registry
@@ -144,6 +145,26 @@ async def test_an_end_is_on_record_before_the_node_may_forget(replica: Replica) 
         attempt = await queries.attempt_row(session, "u", 1)
     assert attempt is not None
     assert attempt.ended_at is not None
+    await replica.loop.close()
+
+
+async def test_consoles_are_read_from_the_database_once(replica: Replica) -> None:
+    """New lines only; and the longest unread console makes room."""
+    node_id = await replica.join("a", slots=2)
+    for uuid in ("u", "v"):
+        await replica.add(waiting(uuid))
+    await replica.loop._place()
+    consoles = Consoles(replica.database, most_lines=5)
+    await replica.report(node_id, lines=["0", "1"])
+    assert (await replica.read("u")).console_lines == 2
+    first = await consoles.lines("u", 1, 2)
+    assert first == ["0", "1"]
+    await replica.report(node_id, first_line=2, lines=["2"])
+    assert await asyncio.gather(*(consoles.lines("u", 1, 3) for _ in range(5))) == [["0", "1", "2"]] * 5
+    assert await consoles.lines("u", 1, 1) is first, "from memory"
+    await replica.report(node_id, uuid="v", lines=["a", "b", "c"])
+    assert await consoles.lines("v", 1, 3) == ["a", "b", "c"]
+    assert await consoles.lines("u", 1, 3) is not first, "it was let go, and read again"
     await replica.loop.close()
 
 

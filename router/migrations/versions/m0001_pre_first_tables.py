@@ -72,6 +72,7 @@ def upgrade() -> None:
         sa.Column("processing_ms", sa.BigInteger(), nullable=False),
         sa.Column("progress", sa.Float(), nullable=False),
         sa.Column("error", sa.String(), nullable=True),
+        sa.Column("console_lines", sa.Integer(), nullable=False),
         _moment("committed_at", now=False),
         sa.Column("version", sa.BigInteger(), nullable=False),
     )
