@@ -1,10 +1,11 @@
 """A stand-in for ODM: its command line, log, exit codes and result tree, in milliseconds.
 
 The nodes of the contract tests run it as a real process. What it shall do stands in the file that `--gcp` names,
-one order a line: `sleep SECONDS`, `say TEXT`, `exit CODE`, `ignore-sigterm`, `no-products`.
+one order a line: `sleep SECONDS`, `say TEXT`, `exit CODE`, `ignore-sigterm`, `no-products`, `megabytes COUNT`.
 """
 
 import json
+import os
 import signal
 import sys
 import time
@@ -49,6 +50,10 @@ def main() -> int:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
             case "no-products":
                 products = False
+            case "megabytes":
+                path = project / "odm_dem" / "dsm.tif"
+                path.parent.mkdir(parents=True)
+                path.write_bytes(os.urandom(int(rest[0]) * 2**20))
     if products:
         make_products(project, arguments)
     for stage in LAST_STAGES.split():
