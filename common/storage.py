@@ -94,7 +94,6 @@ class StoredObject:
 
     reference: Reference
     size: int
-    etag: str
 
 
 class Storage:
@@ -127,7 +126,7 @@ class Storage:
             for page in pages:
                 for each in page.get("Contents", []):
                     reference = Reference(prefix.bucket, each["Key"])
-                    yield StoredObject(reference, each["Size"], each.get("ETag", "").strip('"'))
+                    yield StoredObject(reference, each["Size"])
 
     def exists(self, reference: Reference) -> bool:
         """Whether the object is there."""

@@ -67,14 +67,9 @@ class MoveRefused(Exception):
         super().__init__(f"task {uuid} is {state} and cannot become {target}; from {state} it can become {allowed}")
 
 
-def can_move(state: State, target: State) -> bool:
-    """Whether the table of moves leads from `state` to `target`."""
-    return target in MOVES[state]
-
-
 def check_move(uuid: str, state: State, target: State) -> None:
-    """Raise `MoveRefused` unless the table of moves leads from `state` to `target`."""
-    if not can_move(state, target):
+    """Raise `MoveRefused` unless the table of moves leads from `state` to `target`; staying is no move."""
+    if target is not state and target not in MOVES[state]:
         raise MoveRefused(uuid, state, target)
 
 

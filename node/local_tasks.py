@@ -19,7 +19,7 @@ from common.nodeodm.surface import OpenUpload, Submission
 from common.nodeodm.uploads import MemoryInbox
 from common.references import Reference, staged_images, staged_root
 from common.storage import ObjectMissing, Storage, StorageFault
-from common.tasks import ACTIVE, ENDED, State, Task, again, canceled
+from common.tasks import ACTIVE, ENDED, State, Task, again, canceled, check_move
 from common.tokens import Caller, Kind
 from node.backends import Backend
 from node.engines import Engine
@@ -357,6 +357,9 @@ class LocalTasks:
     # Small change
 
     def _save(self, record: Record) -> None:
+        known = self._tasks.get(record.task.uuid)
+        if known is not None:
+            check_move(record.task.uuid, known.task.state, record.task.state)
         self._tasks[record.task.uuid] = record
         self._records.save(record)
 

@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
 from common.nodeodm.options import Setting
-from common.tasks import NOT_RUNNING, State, Task
+from common.tasks import NOT_RUNNING, State, Task, check_move
 
 
 def _moment(**arguments: Any) -> Any:
@@ -92,7 +92,8 @@ class TaskRow(SQLModel, table=True):
         return Task(**values)
 
     def take(self, task: Task) -> None:
-        """Make the columns say what `task` says."""
+        """Make the columns say what `task` says. Raises `MoveRefused` where its state does not lead there."""
+        check_move(self.uuid, State(self.state), task.state)
         for name, value in _columns(task).items():
             setattr(self, name, value)
 

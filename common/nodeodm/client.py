@@ -31,10 +31,6 @@ class NodeClient:
         self._headers = {"Authorization": f"Bearer {token}"}
         self._http = http
 
-    async def info(self) -> dict[str, Any]:
-        """`GET /info`."""
-        return await self._ask("GET", "/info")
-
     async def submit(self, forward: dict[str, Any], uuid: str) -> str:
         """`POST /task/new` by reference; the same uuid and attempt again start nothing new."""
         answer = await self._ask("POST", "/task/new", forward, {"set-uuid": uuid})
