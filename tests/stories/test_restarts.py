@@ -107,7 +107,9 @@ def test_postgres_goes_away_and_comes_back(data: Path, client: httpx.Client) -> 
         wire.says(uuid, "begun")
         with stack.without_postgres():
             assert wire.code(uuid) == 20
-            for asking in (lambda: wire.output(uuid), lambda: wire.info(uuid, with_output="0"), wire.init):
+            assert "begun" in wire.output(uuid)
+            assert "begun" in wire.info(uuid, with_output="0")["output"]
+            for asking in (wire.init, lambda: wire.act("cancel", uuid)):
                 with pytest.raises(httpx.TransportError):
                     asking()
             assert client.get(f"{stack.router_url}/readyz").status_code == 503
