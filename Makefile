@@ -5,13 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 IMAGES ?=
+HOURS ?= 20000
 OUT ?=
+IMAGE_PREFIX ?= scaleodm
+IMAGE_TAG ?= latest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint types unit bench format lock clean
+.PHONY: help install demo up test test-cluster test-images images bundle lint types unit study simulate bench format lock clean
 
 help: ## This list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(READY) ## Make .venv from the hash-pinned lock
 
@@ -37,6 +40,14 @@ up: $(READY) ## The embedded stack, kept running, data in ./scaleodm-data
 
 test: lint types unit ## Lint, types and every test
 
+test-cluster: $(READY) ## The node on a real Kubernetes: KUBECONFIG=… and SCALEODM_TEST_… (deploy/kubernetes/README.md)
+	@test -n "$(KUBECONFIG)" -a -n "$$SCALEODM_TEST_NODE_IMAGE" -a -n "$$SCALEODM_TEST_S3_ENDPOINT" \
+	  || { echo "make test-cluster needs KUBECONFIG=…, SCALEODM_TEST_NODE_IMAGE and SCALEODM_TEST_S3_ENDPOINT: see deploy/kubernetes/README.md"; exit 1; }
+	KUBECONFIG="$(KUBECONFIG)" $(BIN)/pytest tests/cluster -v
+
+test-images: $(READY) ## The container images, really built and run, with a container engine or as root (docs/images.md)
+	SCALEODM_TEST_IMAGES=1 $(BIN)/pytest tests/images -v
+
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -46,7 +57,20 @@ types: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
+
+images: ## The images router, node and stages: IMAGE_PREFIX=scaleodm IMAGE_TAG=latest
+	@for target in router node stages; do \
+	  docker build -f deploy/Dockerfile --target $$target -t "$(IMAGE_PREFIX)/$$target:$(IMAGE_TAG)" . || exit 1; done
+
+bundle: ## Manifests and compose files of a release, for images of that name and tag, in dist/
+	$(PYTHON) deploy/bundle.py "$(IMAGE_PREFIX)" "$(IMAGE_TAG)" dist
+
+study: $(READY) ## Waits under several policies of placement: docs/policy-study.md anew
+	$(BIN)/python -m tests.study
+
+simulate: $(READY) ## Seeded faults for HOURS=… simulated hours
+	$(BIN)/python -m tests.simulation --hours $(HOURS)
 
 bench: $(READY) ## Speed, as ratios measured in the same run
 	$(BIN)/python -m tests.bench

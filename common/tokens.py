@@ -4,6 +4,8 @@ A token is 32 random bytes. Being random, it needs no slow hash: SHA-256 is enou
 useless to whoever reads it.
 """
 
+import base64
+import binascii
 import hashlib
 import hmac
 import secrets
@@ -26,6 +28,27 @@ class Kind(StrEnum):
     """Everything a user may, for every tenant, and the administration."""
     ROUTER = "router"
     """On a node: the router that the node has joined."""
+    PART = "part"
+    """On a router: one attempt of a split task, which sends parts of it. Nobody makes such a token: it is derived."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a token's tasks may take of a federation. None means no limit."""
+
+    running: int | None = None
+    """Tasks at once; more wait, however many slots are free."""
+    waiting: int | None = None
+    """Tasks that may wait; one more is refused."""
+    images: int | None = None
+    """Images of one task."""
+    priority: int = 0
+    """The highest priority that its tasks may ask for."""
+    weight: float = 1.0
+    """Its tenant's share of the slots beside other tenants; of several tokens of a tenant the greatest counts."""
+
+
+UNLIMITED = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +60,20 @@ class Caller:
     tenant: str = ""
     prefixes: tuple[str, ...] = ()
     """`s3://` prefixes that this caller's tasks may read and write; none named means no limit."""
+    limits: Limits = UNLIMITED
+    family: str = ""
+    """Of a caller of kind `part`: whose parts it may send, see, end and fetch, and nothing else."""
+    tailnet: bool = False
+    """Known by its tailnet login, which is its name, and not by a token."""
 
     def may_use_tasks(self) -> bool:
         """Whether the NodeODM API is open to this caller."""
         return self.kind is not Kind.NODE
 
-    def may_see(self, tenant: str) -> bool:
-        """Whether a task of `tenant` exists for this caller (I12)."""
+    def may_see(self, tenant: str, family: str = "") -> bool:
+        """Whether a task of `tenant` exists for this caller (I12); `family`: of which split task it is a part."""
+        if self.kind is Kind.PART:
+            return bool(family) and family == self.family
         return self.kind in (Kind.ADMIN, Kind.ROUTER) or (self.kind is Kind.USER and tenant == self.tenant)
 
 
@@ -53,6 +83,19 @@ class Gate(Protocol):
     def caller(self, token: str | None) -> Caller | None:
         """Who holds this token, answered from memory; None for nobody."""
         ...
+
+
+def token_in(authorization: str) -> str | None:
+    """The token in a header `Authorization`: as a bearer, or as the password of whatever user."""
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() != "basic":
+        return None
+    try:
+        return base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError):
+        return None
 
 
 def new_token() -> str:
@@ -79,7 +122,11 @@ class TokenGate:
 
     def caller(self, token: str | None) -> Caller | None:
         """Who holds this token."""
-        return self._callers.get(hashed(token)) if token else None
+        return self.holder(hashed(token)) if token else None
+
+    def holder(self, token_hash: str) -> Caller | None:
+        """Who holds the token with this hash."""
+        return self._callers.get(token_hash)
 
     def admit(self, token_hash: str, caller: Caller) -> None:
         """From now on the token with this hash opens."""

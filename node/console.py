@@ -5,12 +5,15 @@ from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from common.families import without_family_tokens
+
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def clean_line(raw: str) -> str:
-    """A line as clients may see it: no colours, never the bare word `error`, on which PyODM chokes (contract 8.1)."""
-    line = _COLOURS.sub("", raw).replace("\x00", "").strip()
+    """A line as clients may see it: no colours, none of our tokens, never the bare word `error`, on which PyODM
+    chokes (contract 8.1)."""
+    line = without_family_tokens(_COLOURS.sub("", raw).replace("\x00", "").strip())
     return f"[{line}]" if line == "error" else line
 
 

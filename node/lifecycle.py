@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from common.tasks import ACTIVE, NOT_RUNNING, WAITING, State, Task
+from common.tasks import ACTIVE, ENDED, NOT_RUNNING, WAITING, Cause, State, Task
 from node.records import Record
 from node.runs import RunStatus, task_after
 
@@ -22,21 +22,22 @@ def watched(record: Record, status: RunStatus | None, now_ms: int) -> Record | S
     """What became of an active record whose run stands at `status`; None means its process is gone before its end."""
     if status is not None:
         after = replace(record, task=task_after(record.task, status, now_ms))
-        return replace(after, input_at_fault=status.input_at_fault)
+        return replace(after, cause=status.cause)
     if record.starts < MOST_STARTS:
         return Start(replace(record, starts=record.starts + 1))
-    return record.with_task(
+    given_up = record.with_task(
         state=State.FAILED,
         error=f"The run was ended from outside {record.starts} times, most likely for lack of memory on this machine. "
         "Try fewer or smaller images, or a larger node.",
     )
+    return replace(given_up, cause=Cause.MEMORY)
 
 
 def to_start(records: Iterable[Record], slots: int) -> list[Start]:
     """The waiting records that free slots are there for, first come first served."""
     records = list(records)
     free = slots - sum(record.task.state in ACTIVE for record in records)
-    ready = [record for record in records if is_ready(record.task)]
+    ready = sorted((record for record in records if is_ready(record.task)), key=lambda record: record.accepted_ms)
     return [Start(begun(record)) for record in ready[: max(0, free)]]
 
 
@@ -54,7 +55,19 @@ def is_ready(task: Task) -> bool:
 def begun(record: Record) -> Record:
     """The record as its next start makes it."""
     started = record.with_task(state=State.RUNNING, begun=True, began_ms=None, processing_ms=NOT_RUNNING, error=None)
-    return replace(started, starts=1, input_at_fault=False)
+    return replace(started, starts=1, cause=None)
+
+
+def is_overdue(record: Record, keep_for_s: float, now_ms: int) -> bool:
+    """Whether the task ended so long ago that it may be forgotten. The router lets go of its own tasks itself."""
+    if record.task.state not in ENDED or record.forwarded or any(each.is_pending for each in record.deliveries):
+        return False
+    return now_ms - (record.ended_ms or record.task.created_ms) > keep_for_s * 1000
+
+
+def is_too_long(task: Task, limit_min: float, now_ms: int) -> bool:
+    """Whether a run has worked for longer than so many minutes; 0 is no limit (contract 7.1)."""
+    return bool(limit_min) and task.state is State.RUNNING and task.processing_time_ms(now_ms) > limit_min * 60_000
 
 
 def used_slots(records: Mapping[str, Record], forwarded: bool) -> int:

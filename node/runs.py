@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from common.nodeodm.options import Setting
-from common.tasks import NOT_RUNNING, State, Task
+from common.tasks import NO_WISHES, NOT_RUNNING, Cause, State, Task, Wishes, wishes_of
 
 ENGINE_SHARE = 0.9
 """The engine's own 100 % is 90 % of the task (contract 6.2)."""
@@ -42,18 +42,38 @@ class Order:
     output: str
     options: tuple[Setting, ...]
     outputs: tuple[str, ...]
+    wishes: Wishes = NO_WISHES
     max_images: int | None = None
+    first_attempt: int = 1
+    router: str | None = None
+    """Where the engine sends parts of this task; it must be there before the engine begins."""
+    traceparent: str = ""
+    """The span that this run's own hang below, as W3C writes it; empty where there are no traces."""
+
+    def identity(self) -> dict[str, object]:
+        """Who made the products, as the manifest names it."""
+        return {
+            "uuid": self.uuid,
+            "attempt": self.attempt,
+            "engine": self.engine,
+            "engineVersion": self.engine_version,
+        }
 
     def as_json(self) -> dict[str, Any]:
         """As the document that goes into the workspace."""
-        return asdict(self) | {"options": [[setting.name, setting.value] for setting in self.options]}
+        document = asdict(self) | {"options": [[setting.name, setting.value] for setting in self.options]}
+        if not self.traceparent:
+            # Images of earlier releases do not know it.
+            del document["traceparent"]
+        return document
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "Order":
         """Read back what `as_json` wrote."""
         options = tuple(Setting(name, value) for name, value in document["options"])
         tuples = {name: tuple(document[name]) for name in ("outputs", "command")}
-        return cls(**document | tuples | {"options": options})
+        wishes = wishes_of(document["wishes"])
+        return cls(**document | tuples | {"options": options, "wishes": wishes})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +87,16 @@ class RunStatus:
     progress: float = 0.0
     images_count: int = 0
     error: str | None = None
-    input_at_fault: bool = False
-    """The input cannot be processed as it is, by any engine on any node."""
+    waiting: str | None = None
+    """What keeps the run from going on: a machine that is large enough, an image to be pulled."""
+    cause: Cause | None = None
+    """Why it failed."""
+    down_bytes: int = 0
+    """What it has fetched from S3, as far as it has said."""
+    up_bytes: int = 0
+    """What it has brought there."""
+    engine_ended_ms: int | None = None
+    """When the engine was over, where that is known: of a Job's."""
 
     def as_json(self) -> dict[str, Any]:
         """As the document that lies in the workspace."""
@@ -77,7 +105,8 @@ class RunStatus:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "RunStatus":
         """Read back what `as_json` wrote."""
-        return cls(**document | {"phase": Phase(document["phase"])})
+        cause = Cause(document["cause"]) if document.get("cause") else None
+        return cls(**document | {"phase": Phase(document["phase"]), "cause": cause})
 
 
 def task_after(task: Task, status: RunStatus, now_ms: int) -> Task:
@@ -87,6 +116,7 @@ def task_after(task: Task, status: RunStatus, now_ms: int) -> Task:
         images_count=status.images_count or task.images_count,
         progress=max(task.progress, status.progress),
         began_ms=status.began_ms,
+        waiting=status.waiting,
     )
     if status.phase not in RUN_ENDED:
         return task

@@ -1,12 +1,23 @@
 """The folder of one attempt, and what lies where in it."""
 
+import contextlib
+import fcntl
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from node.runs import Order, RunStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What was fetched into a project, whole."""
+
+    mark: str
+    """The same for the same objects, unchanged since."""
+    images_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +47,21 @@ class Workspace:
         return self.folder / "process.json"
 
     @property
+    def netrc_file(self) -> Path:
+        """What opens the router for the engine, where it sends it parts of the task."""
+        return self.folder / "netrc"
+
+    @property
+    def inputs_file(self) -> Path:
+        """What was fetched."""
+        return self.folder / "inputs.json"
+
+    @property
+    def reused(self) -> Path:
+        """The kept workspace of an earlier attempt, in which this one is to go on (`node.kept`)."""
+        return self.folder / "reused"
+
+    @property
     def projects(self) -> Path:
         """The engine's `--project-path`."""
         return self.folder / "projects"
@@ -55,9 +81,39 @@ class Workspace:
         except FileNotFoundError:
             return RunStatus()
 
+    def inputs(self) -> Inputs | None:
+        """What was fetched; None where that has not come to its end."""
+        try:
+            return Inputs(**json.loads(self.inputs_file.read_text()))
+        except FileNotFoundError:
+            return None
+
+    def save_inputs(self, inputs: Inputs) -> None:
+        """Write what was fetched."""
+        write_json(self.inputs_file, asdict(inputs))
+
     def save_order(self, order: Order) -> None:
         """Write the order."""
         write_json(self.order_file, order.as_json())
+
+    def save_netrc(self, text: str) -> None:
+        """Write what opens the router; a secret, for the owner's eyes."""
+        self.netrc_file.unlink(missing_ok=True)
+        with os.fdopen(os.open(self.netrc_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+
+    def take(self) -> bool:
+        """Whether this process is the one that runs here; it is until it ends, and its children are not."""
+        lock = os.open(self.folder / "lock", os.O_WRONLY | os.O_CREAT, 0o600)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        os.close(lock)
+        return False
+
+    def save_process(self, pid: int, created: float) -> None:
+        """Write which process runs here; with the moment of its birth (psutil's), for numbers are given out again."""
+        write_json(self.process_file, {"pid": pid, "created": created})
 
     def save_status(self, status: RunStatus) -> None:
         """Write the status."""

@@ -3,9 +3,12 @@
 import json
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import httpx
 
+from common.references import Reference
+from common.storage import Storage
 from tests.waiting import wait_until
 
 JPEG = b"\xff\xd8\xff\xe0 not much of a picture"
@@ -61,6 +64,16 @@ class Wire:
         assert self.upload(uuid, *files) == {"success": True}
         assert self.commit(uuid) == {"uuid": uuid}
         return uuid
+
+    def by_reference(self, storage: Storage, orders: str = "", **fields: Any) -> tuple[str, Reference]:
+        """A new task of one image that lies in S3, with orders for the stand-in engine; gives its uuid and folder."""
+        root = Reference.parse(f"s3://staging/{uuid4()}/")
+        storage.write(root / "a.jpg", JPEG)
+        if orders:
+            storage.write(root / "gcp_list.txt", orders.encode())
+        answer = self.post("/task/new", json={"readS3Path": str(root), **fields}).json()
+        assert "uuid" in answer, answer
+        return str(answer["uuid"]), root
 
     def info(self, uuid: str, **query: str) -> dict[str, Any]:
         """`/task/{uuid}/info`."""

@@ -2,25 +2,30 @@
 
 import os
 import secrets
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from moto.server import ThreadedMotoServer
-from pydantic import SecretStr
 
 from common.embedded.children import free_port
-from common.embedded.object_store import ObjectStore
+from common.embedded.object_store import ObjectStore, storage_at
 from common.embedded.postgres import EmbeddedPostgres
 from common.embedded.stack import Stack
 from common.references import Reference
-from common.settings import S3Settings
 from common.storage import Storage
+from tests.arrangements import ENGINE, PATIENT_ROUTER, STANDIN, FurtherRouter, router_of_one, router_of_routers
 from tests.client import Wire
+from tests.kubernetes_node import KubernetesNode, node_in
+from tests.kubernetes_standin import StandInCluster
 
-STANDIN = Path(__file__).with_name("standin_odm.py")
+# Tests on a real cluster need one: `make test-cluster`.
+collect_ignore = [] if os.environ.get("SCALEODM_TEST_NODE_IMAGE") else ["cluster"]
+# Those that build the images take long, and root or a container engine: `make test-images`.
+if not os.environ.get("SCALEODM_TEST_IMAGES"):
+    collect_ignore.append("images")
+__all__ = ["STANDIN"]
 
 
 @pytest.fixture(scope="session")
@@ -62,17 +67,7 @@ def storage(request: pytest.FixtureRequest) -> Storage:
     if request.param == "rclone":
         store: ObjectStore = request.getfixturevalue("rclone")
         return store.storage()
-    return Storage.from_settings(
-        S3Settings.model_construct(
-            endpoint=request.getfixturevalue("moto_url"),
-            public_endpoint=None,
-            region="us-east-1",
-            access_key_id="tester",
-            secret_access_key=SecretStr("tester"),
-            session_token=None,
-            staging="s3://staging/",
-        )
-    )
+    return storage_at(request.getfixturevalue("moto_url"), "tester", "tester")
 
 
 @pytest.fixture
@@ -86,12 +81,9 @@ def bucket(storage: Storage) -> Reference:
 @pytest.fixture(scope="session")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A router and two nodes of two slots with the stand-in engine, all real processes."""
-    settings = {
-        "SCALEODM_NODE_ENGINE": "odm",
-        "SCALEODM_NODE_ENGINE_COMMAND": f"{sys.executable} {STANDIN}",
-        "SCALEODM_NODE_SLOTS": "2",
-    }
-    with Stack(tmp_path_factory.mktemp("federation"), node_settings=settings) as stack:
+    settings = {**ENGINE, "SCALEODM_NODE_SLOTS": "2", "SCALEODM_INPUT_PRIVATE": "on"}
+    folder = tmp_path_factory.mktemp("federation")
+    with Stack(folder, node_settings=settings, router_settings=PATIENT_ROUTER) as stack:
         yield stack
 
 
@@ -120,9 +112,60 @@ def node_wire(federation: Stack, http: httpx.Client) -> Wire:
     return Wire(federation.node_urls["node-1"], federation.node_user_token("node-1"), http)
 
 
-@pytest.fixture(params=["router", "node"])
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandInCluster]:
+    """A stand-in for a Kubernetes cluster, whose pods are processes."""
+    running = StandInCluster(tmp_path_factory.mktemp("cluster"))
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def kubernetes_node(
+    cluster: StandInCluster, federation: Stack, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[KubernetesNode]:
+    """A node that runs its tasks as Jobs, over the federation's S3."""
+    node = node_in(cluster, federation.object_store, tmp_path_factory.mktemp("kubernetes-node"))
+    yield node.start()
+    node.stop()
+
+
+@pytest.fixture
+def kubernetes_wire(kubernetes_node: KubernetesNode, http: httpx.Client) -> Wire:
+    """The NodeODM API of that node."""
+    return kubernetes_node.wire(http)
+
+
+@pytest.fixture(scope="session")
+def one(federation: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FurtherRouter]:
+    """A router over one node, on the federation's Postgres and S3."""
+    with router_of_one(federation, tmp_path_factory.mktemp("router-of-one")) as router:
+        yield router
+
+
+@pytest.fixture
+def one_wire(one: FurtherRouter, http: httpx.Client) -> Wire:
+    """The NodeODM API of that router."""
+    return one.wire(http)
+
+
+@pytest.fixture(scope="session")
+def above(federation: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FurtherRouter]:
+    """A router over the federation's router."""
+    with router_of_routers(federation, tmp_path_factory.mktemp("router-of-routers")) as router:
+        yield router
+
+
+@pytest.fixture
+def above_wire(above: FurtherRouter, http: httpx.Client) -> Wire:
+    """The NodeODM API of that router."""
+    return above.wire(http)
+
+
+@pytest.fixture(params=["node", "kubernetes", "one", "router", "above"])
 def wire(request: pytest.FixtureRequest) -> Wire:
-    """A NodeODM API: the same tests for router and node."""
+    """A NodeODM API: the same tests for a node, one whose tasks are Jobs, and routers over one, two and a router."""
     found: Wire = request.getfixturevalue(f"{request.param}_wire")
     return found
 

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 from pyodm import Node
@@ -13,8 +13,8 @@ from pyodm.api import Task
 from pyodm.exceptions import OdmError
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from common.command.bars import Bars, stage
 from common.embedded.flight import render_flight
 from common.embedded.stack import Stack
 from common.references import belongs_to_input, is_image
@@ -106,50 +106,9 @@ def _process(stack: Stack, files: list[str], options: dict[str, Any], out: Path,
     return products
 
 
-class Bars:
-    """How far upload, processing and download are: bars on a terminal, a line now and then in a pipe."""
-
-    STEPS = ("upload", "processing", "download")
-
-    def __init__(self, console: Console) -> None:
-        """Nothing is shown yet."""
-        self._console = console
-        self._said = dict.fromkeys(self.STEPS, "")
-        self._progress = Progress(
-            TextColumn("{task.description:<28}"),
-            BarColumn(40),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
-            console=console,
-            refresh_per_second=4,
-            disable=not console.is_terminal,
-        )
-        self._rows = {step: self._progress.add_task(step, total=100, start=False) for step in self.STEPS}
-
-    def __enter__(self) -> Self:
-        """Begin to draw."""
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leave the last picture standing."""
-        self._progress.stop()
-
-    def show(self, step: str, percent: float, note: str = "") -> None:
-        """A step is this far; `note` says what it is at."""
-        self._progress.start_task(self._rows[step])
-        self._progress.update(self._rows[step], completed=percent, description=f"{step} {note}".strip())
-        if percent >= 100:
-            self._progress.stop_task(self._rows[step])
-        line = f"{step} {percent // 10 * 10:.0f} % {note}".strip()
-        if not self._console.is_terminal and line != self._said[step]:
-            self._said[step] = line
-            self._console.print(line)
-
-
 def _wait(task: Task, bars: Bars) -> None:
     def show(info: Any) -> None:  # noqa: ANN401 - PyODM has no types
-        bars.show("processing", info.progress, _stage(task.output(-60)))
+        bars.show("processing", info.progress, stage(task.output(-60)))
 
     bars.show("processing", 0)
     try:
@@ -157,12 +116,6 @@ def _wait(task: Task, bars: Bars) -> None:
     except OdmError as failed:
         raise DemoFailed(task.info().last_error or str(failed)) from failed
     bars.show("processing", 100)
-
-
-def _stage(lines: Iterable[str]) -> str:
-    """The stage that the engine's last lines speak of."""
-    running = [line.split()[-2] for line in lines if "] " in line and " Running " in line and line.endswith(" stage")]
-    return running[-1].removeprefix("odm_") if running else ""
 
 
 def _download(task: Task, bars: Bars, out: Path) -> Path:

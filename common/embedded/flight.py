@@ -1,5 +1,6 @@
 """A synthetic flight: views of a textured ground along a lawnmower path, as JPEG files with GPS in their EXIF."""
 
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from math import cos, hypot, radians
@@ -187,3 +188,8 @@ def _xmp(shot: Shot, camera: Camera) -> bytes:
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         f'<rdf:Description xmlns:drone-dji="http://www.dji.com/drone-dji/1.0/" {attributes}/></rdf:RDF></x:xmpmeta>'
     ).encode()
+
+
+if __name__ == "__main__":
+    # For whoever has no photographs at hand: docs/quick-start.md.
+    render_flight(Path(sys.argv[1]))

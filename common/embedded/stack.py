@@ -1,9 +1,10 @@
-"""Postgres, S3, one router and some nodes as child processes: the whole federation in one folder."""
+"""Postgres, S3, routers and nodes as child processes: the whole federation in one folder."""
 
 import fcntl
 import json
 import os
 import secrets
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -54,10 +55,15 @@ class Remembered:
         """Remember a value."""
         self._values[name] = value
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._path.with_name(self._path.name + ".draft")
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(self._values, file, indent=1)
-        draft.replace(self._path)
+        write_for_owner(self._path, json.dumps(self._values, indent=1))
+
+
+def write_for_owner(path: Path, text: str) -> None:
+    """A file that only its owner can read, whole or not at all."""
+    draft = path.with_name(path.name + ".draft")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    draft.replace(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +85,33 @@ class Stack:
         port: int | None = None,
         tell: Tell = lambda _: None,
         node_settings: Mapping[str, str] | None = None,
+        router_settings: Mapping[str, str] | None = None,
+        routers: int = 1,
+        own_settings: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
-        """`data` holds everything; `port` is the router's, chosen freely when None; `tell` hears what happens.
+        """`data` holds everything; `port` is the first router's, chosen freely when None; `tell` hears what happens.
 
-        `node_settings`: environment of the nodes beside what the stack itself sets.
+        `node_settings`, `router_settings`: environment of those programs beside what the stack itself sets;
+        `own_settings`: of single ones, by name.
         """
         self._data = data.absolute()
+        self._router_names = ["router", *(f"router-{number}" for number in range(2, routers + 1))]
         self._node_names = [f"node-{number}" for number in range(1, nodes + 1)]
         self._asked_port = port
         self._tell = tell
         self._node_settings = dict(node_settings or {})
+        self._router_settings = dict(router_settings or {})
+        self._own_settings = own_settings or {}
         self._undo = ExitStack()
         self._lock: IO[str] | None = None
         self.secrets_file = self._data / "secrets.json"
+        self.join_file = self._data / "join.env"
+        """What a further node needs to be told, for a shell to read. Only its owner can."""
         self._programs: dict[str, _Program] = {}
         self.node_urls: dict[str, str] = {}
-        self.router_url = ""
+        self.router_urls: dict[str, str] = {}
         self.s3_url = ""
+        self.database_url = ""
 
     def __enter__(self) -> Self:
         """Start everything; if something fails, what was started is stopped again."""
@@ -135,6 +151,11 @@ class Stack:
         """The S3 settings of this stack, for whoever wants to talk to its S3."""
         return self._s3.environment(f"s3://{STAGING_BUCKET}/")
 
+    @property
+    def object_store(self) -> ObjectStore:
+        """This stack's S3 server."""
+        return self._s3
+
     def storage(self) -> Storage:
         """A client of this stack's S3."""
         return self._s3.storage()
@@ -147,11 +168,13 @@ class Stack:
         self._postgres = EmbeddedPostgres(self._data / "postgres")
         self._undo.callback(self._postgres.stop)
         with interrupts_later():
-            database = self._postgres.start()
+            self.database_url = self._postgres.start()
         self._tell("S3")
         self._start_s3()
-        self._tell("router")
-        self._start_router(database)
+        self._tell("router" if len(self._router_names) == 1 else f"{len(self._router_names)} routers")
+        for name in self._router_names:
+            self._start_router(name)
+        self._write_join_file()
         self._tell(f"{len(self._node_names)} nodes")
         for name in self._node_names:
             self._start_node(name)
@@ -176,23 +199,43 @@ class Stack:
         self._s3.start(STAGING_BUCKET)
         self.s3_url = self._s3.url
 
-    def _start_router(self, database: str) -> None:
-        port = self._asked_port or self._remembered.port("router_port")
+    @property
+    def router_url(self) -> str:
+        """The first router's API."""
+        return self.router_urls["router"]
+
+    def _start_router(self, name: str) -> None:
+        asked = self._asked_port if name == "router" else None
+        port = asked or self._remembered.port(f"{name}_port")
         settings = {
             "SCALEODM_ROUTER_PORT": str(port),
-            "SCALEODM_ROUTER_DATABASE_URL": database,
+            "SCALEODM_ROUTER_DATABASE_URL": self.database_url,
             "SCALEODM_ROUTER_SECRET_KEY": self._remembered.get("secret_key", lambda: secrets.token_hex(32)),
             "SCALEODM_ROUTER_USER_TOKEN": self.user_token,
-            "SCALEODM_ROUTER_NODE_TOKEN": self._node_token,
+            "SCALEODM_ROUTER_NODE_TOKEN": self.node_token,
             "SCALEODM_ROUTER_ADMIN_TOKEN": self.admin_token,
+            # By name, for S3 goes by its number: runs tell the two apart by that.
+            "SCALEODM_ROUTER_URL": f"http://localhost:{port}",
         }
-        self.router_url = f"http://127.0.0.1:{port}"
-        self._begin("router", "router", settings)
-        self._wait_for("router")
+        settings |= self._router_settings
+        self.router_urls[name] = f"http://127.0.0.1:{port}"
+        # For `common.command`, which speaks to a running stack by its folder.
+        self._remembered.put(f"{name}_url", self.router_urls[name])
+        self._begin(name, "router", settings)
+        self._wait_for(name)
 
     @property
-    def _node_token(self) -> str:
+    def node_token(self) -> str:
+        """Opens joining."""
         return self._remembered.get("node_token", new_token)
+
+    def _write_join_file(self) -> None:
+        settings = self.storage_environment() | {
+            "SCALEODM_NODE_ROUTER_URL": ",".join(self.router_urls.values()),
+            "SCALEODM_NODE_JOIN_TOKEN": self.node_token,
+        }
+        lines = "".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items())
+        write_for_owner(self.join_file, lines)
 
     def _start_node(self, name: str) -> None:
         port = self._remembered.port(f"{name} port")
@@ -201,22 +244,30 @@ class Stack:
             "SCALEODM_NODE_PORT": str(port),
             "SCALEODM_NODE_DATA": str(self._data / "nodes" / name),
             "SCALEODM_NODE_USER_TOKEN": self.node_user_token(name),
-            "SCALEODM_NODE_ROUTER_URL": self.router_url,
-            "SCALEODM_NODE_JOIN_TOKEN": self._node_token,
+            "SCALEODM_NODE_ROUTER_URL": ",".join(self.router_urls.values()),
+            "SCALEODM_NODE_JOIN_TOKEN": self.node_token,
         }
         settings |= self._node_settings
         self.node_urls[name] = f"http://127.0.0.1:{port}"
         self._begin(name, "node", settings)
 
     def pid_of(self, name: str) -> int:
-        """The process number of the router, or of a node by its name."""
+        """The process number of a router or node, by its name."""
         return self._programs[name].child.process.pid
 
-    def start_again(self, name: str) -> None:
-        """Start the router or a node once more, after it has ended, and wait until it is there."""
+    def has_ended(self, name: str) -> bool:
+        """Whether the process of a router or node is gone."""
+        return self._programs[name].child.process.poll() is not None
+
+    def begin_again(self, name: str) -> None:
+        """Start a router or a node once more, after it has ended."""
         program = self._programs[name]
         program.child.stop()
         self._begin(name, program.package, program.settings)
+
+    def start_again(self, name: str) -> None:
+        """The same, and wait until it is there."""
+        self.begin_again(name)
         self._wait_for(name)
 
     @contextmanager
@@ -227,6 +278,7 @@ class Stack:
         self._postgres.start()
 
     def _begin(self, name: str, package: str, settings: dict[str, str]) -> None:
+        settings = {**settings, **self._own_settings.get(name, {})}
         environment = self._clean_environment() | self.storage_environment() | settings
         with interrupts_later():
             child = start_child(name, [sys.executable, "-m", package], environment, self._log(name))
@@ -235,7 +287,8 @@ class Stack:
 
     def _wait_for(self, name: str) -> None:
         def is_there() -> bool:
-            return _answers(f"{self.router_url}/readyz") if name == "router" else self._has_joined(name)
+            url = self.router_urls.get(name)
+            return self._has_joined(name) if url is None else answers(f"{url}/readyz")
 
         self._programs[name].child.wait_until(is_there)
 
@@ -247,9 +300,13 @@ class Stack:
         return self._data / "logs" / f"{name}.log"
 
     def _has_joined(self, name: str) -> bool:
+        """Whether any router sees it."""
+        return any(self._knows(url, name) for url in self.router_urls.values())
+
+    def _knows(self, router_url: str, name: str) -> bool:
         try:
             answer = httpx.get(
-                f"{self.router_url}/federation/nodes",
+                f"{router_url}/federation/nodes",
                 headers={"Authorization": f"Bearer {self.admin_token}"},
                 timeout=5,
             )
@@ -257,10 +314,12 @@ class Stack:
             return False
         nodes = {node["name"]: node for node in answer.json()} if answer.status_code == httpx.codes.OK else {}
         known = nodes.get(name, {})
-        return bool(known.get("health") == "healthy" and known.get("url") == self.node_urls[name])
+        url = self._own_settings.get(name, {}).get("SCALEODM_NODE_URL", self.node_urls[name])
+        return bool(known.get("health") == "healthy" and known.get("url") == url)
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether a GET of this URL gets a 200."""
     try:
         return httpx.get(url, timeout=5).status_code == httpx.codes.OK
     except httpx.TransportError:

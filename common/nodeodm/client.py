@@ -6,6 +6,7 @@ import httpx
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from common.federation import AttemptKey
+from common.tokens import TOKEN_REFUSED
 
 _ATTEMPTS = 3
 
@@ -16,6 +17,10 @@ class NodeUnreachable(Exception):
 
 class NodeRefused(Exception):
     """The node answered, and said no; the text is its own."""
+
+
+class TokenRefused(NodeRefused):
+    """The node does not know our token: it has just been started, and will be told when it joins."""
 
 
 class NodeAnswerUnreadable(Exception):
@@ -31,9 +36,13 @@ class NodeClient:
         self._headers = {"Authorization": f"Bearer {token}"}
         self._http = http
 
-    async def submit(self, forward: dict[str, Any], uuid: str) -> str:
-        """`POST /task/new` by reference; the same uuid and attempt again start nothing new."""
-        answer = await self._ask("POST", "/task/new", forward, {"set-uuid": uuid})
+    async def submit(self, forward: dict[str, Any], uuid: str, traceparent: str = "") -> str:
+        """`POST /task/new` by reference; the same uuid and attempt again start nothing new.
+
+        `traceparent`: the span that its run hangs below; empty where there are no traces.
+        """
+        headers = {"set-uuid": uuid} | ({"traceparent": traceparent} if traceparent else {})
+        answer = await self._ask("POST", "/task/new", forward, headers)
         if answer.get("uuid") != uuid:
             raise NodeAnswerUnreadable(
                 f"{self._url} took task {uuid} as {answer.get('uuid')!r}; expected the same uuid."
@@ -75,5 +84,6 @@ class NodeClient:
         if answer.status_code != httpx.codes.OK or not isinstance(document, dict):
             raise NodeAnswerUnreadable(f"{request} answered {answer.status_code}; expected 200 and a JSON object.")
         if "error" in document:
-            raise NodeRefused(str(document["error"]))
+            told = str(document["error"])
+            raise TokenRefused(told) if told == TOKEN_REFUSED else NodeRefused(told)
         return document

@@ -5,10 +5,12 @@ the last resort: a request that cannot be answered gets a **dropped connection**
 dropped connection; it gives up on a status, and WebODM then marks a healthy task as failed (design 6).
 """
 
+import asyncio
 import logging
 from collections.abc import Callable
 from http import HTTPStatus
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
@@ -52,9 +54,14 @@ class Envelope:
         if scope["method"] == "OPTIONS":
             await _answer_preflight(scope, send)
             return
-        scope["path"] = canonical_path(scope["path"])
+        # No name has a NUL, and no database takes one: read as the sign for what is no character, it is not found.
+        scope["path"] = canonical_path(scope["path"]).replace("\0", "\ufffd")
         try:
             await self._app(scope, receive, _with_manners(send))
+        except asyncio.CancelledError:
+            # The server's own answer would be a 500, at which clients give up a task that they could upload again.
+            logger.warning("dropped %s %s: this program ends", scope["method"], scope["path"])
+            _drop(scope)
         except Exception as raised:  # noqa: BLE001 - told, and the connection dropped: nothing is swallowed
             # The framework's own 500 page was on its way when we stopped it: what it hides is the reason.
             reason = raised.__context__ if isinstance(raised, ConnectionDropped) and raised.__context__ else raised
@@ -62,9 +69,9 @@ class Envelope:
             _drop(scope)
 
     def _tell(self, scope: Scope, reason: BaseException) -> None:
-        """An outage is a line, a bug is a traceback."""
+        """An outage, or a client that has gone, is a line; a bug is a traceback."""
         request = f"{scope['method']} {scope['path']}"
-        if isinstance(reason, (ConnectionDropped, *self._outages)):
+        if isinstance(reason, (ConnectionDropped, ClientDisconnect, *self._outages)):
             logger.warning("dropped %s: %s", request, str(reason).split("\n")[0] or type(reason).__name__)
         else:
             logger.error("dropped %s", request, exc_info=reason)

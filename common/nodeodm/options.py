@@ -11,10 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from common import boundaries
+from common.nodeodm.json_text import read_json
+
 OptionValue = bool | int | float | str
 
 AUTOMATIC_OPTIONS = ("pc-ept", "cog", "gltf")
 """Set to true where the engine has them and the client did not speak of them (contract 4.4)."""
+
+MAX_CONCURRENCY = "max-concurrency"
 
 
 class Setting(NamedTuple):
@@ -83,6 +88,8 @@ class Option:
 
     def convert(self, raw: object) -> OptionValue:
         """A client's value, typed and checked; raises with the sentence of contract 4.2."""
+        if self.name == boundaries.OPTION:
+            return _boundary(raw)
         value = _CONVERTERS.get(self.type, _as_given)(raw, self)
         if isinstance(self.domain, str) and self.domain and self.type != "bool":
             _check_domain(value, self.domain)
@@ -120,10 +127,21 @@ def with_automatic(
     return (*settings, *added)
 
 
+def with_concurrency(settings: Sequence[Setting], catalogue: Sequence[Option], most: int | None) -> tuple[Setting, ...]:
+    """The settings with `max-concurrency` at `most` at the most, where the engine has it (contract 4.4)."""
+    if most is None or all(option.name != MAX_CONCURRENCY for option in catalogue):
+        return tuple(settings)
+    given = next((each.value for each in settings if each.name == MAX_CONCURRENCY), most)
+    capped = Setting(MAX_CONCURRENCY, min(given, most) if isinstance(given, int | float) else most)
+    if all(each.name != MAX_CONCURRENCY for each in settings):
+        return (*settings, capped)
+    return tuple(capped if each.name == MAX_CONCURRENCY else each for each in settings)
+
+
 def _listed(raw: object) -> list[object]:
     if isinstance(raw, str):
         try:
-            raw = json.loads(raw)
+            raw = read_json(raw)
         except ValueError as wrong:
             raise OptionsUnreadable(
                 f'The options are not JSON: {wrong}. Expected a list such as [{{"name": "dsm", "value": true}}].'
@@ -143,6 +161,8 @@ def _first_by_name(entries: list[object]) -> dict[str, object]:
 
 # JavaScript's idea of numbers
 
+_MOST_DIGITS = 250
+"""JavaScript's numbers end at 308; a few less spare us both of hexadecimal's."""
 _INTEGER = re.compile(r"\s*([+-]?)(?:0[xX]([0-9a-fA-F]+)|(\d+))")
 _FLOAT = re.compile(r"\s*([+-]?(?:Infinity|\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?))")
 
@@ -153,8 +173,15 @@ def parse_int(raw: object) -> float:
     if not found:
         return math.nan
     sign, hexadecimal, decimal = found.groups()
+    if max(len(hexadecimal or ""), len(decimal or "")) > _MOST_DIGITS:
+        return -math.inf if sign == "-" else math.inf
     number = int(hexadecimal, 16) if hexadecimal else int(decimal)
-    return -number if sign == "-" else number
+    return _as_number(-number if sign == "-" else number)
+
+
+def _as_number(number: int) -> float:
+    """A whole number as JavaScript holds it: exact where it can be, and as it is told in JSON everywhere."""
+    return number if abs(number) < 2**53 else float(number)
 
 
 def parse_float(raw: object) -> float:
@@ -192,9 +219,21 @@ def _shown_number(value: float) -> str:
 # Conversion, by type
 
 
+def _boundary(raw: object) -> OptionValue:
+    """Inline GeoJSON, or where it lies in S3; ODM takes the path of a file too, which nobody has here."""
+    try:
+        return boundaries.boundary_of(raw)
+    except boundaries.BoundaryUnusable as unusable:
+        raise _ValueRefused(str(unusable)) from unusable
+
+
 def _as_given(raw: object, option: Option) -> OptionValue:
     del option
-    if isinstance(raw, bool | int | float | str):
+    if isinstance(raw, bool | str):
+        return raw
+    if isinstance(raw, int) and abs(raw) < 10**_MOST_DIGITS:
+        return _as_number(raw)
+    if isinstance(raw, float) and math.isfinite(raw):
         return raw
     raise _ValueRefused(f"Invalid value {_shown(raw)} (out of range)")
 
@@ -261,7 +300,7 @@ def _is_json_text(value: OptionValue) -> bool:
     if not isinstance(value, str):
         return False
     try:
-        json.loads(value)
+        read_json(value)
     except ValueError:
         return False
     return True

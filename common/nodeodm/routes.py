@@ -4,10 +4,10 @@ The handlers read requests by hand where NodeODM's habits differ from a framewor
 be a form or JSON under the same route, odd values are not errors.
 """
 
-import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs
 from uuid import uuid4
@@ -17,14 +17,23 @@ from fastapi import APIRouter, FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from common.counting import REFUSED
 from common.nodeodm import messages, pages
+from common.nodeodm.assets import Assets, additional_limit
+from common.nodeodm.description import described
+from common.nodeodm.direct import LINK_S, MOST_BODY_BYTES, DirectUploads, names_of, wanted_files
+from common.nodeodm.front import FrontPage
+from common.nodeodm.intake import is_web_link
+from common.nodeodm.json_text import cleaned, read_json
 from common.nodeodm.options import OptionsInvalid, OptionsUnreadable, Setting, parse_options
 from common.nodeodm.refusals import Refused
-from common.nodeodm.surface import Submission, TaskSurface
+from common.nodeodm.surface import OpenUpload, Submission, TaskSurface
+from common.nodeodm.swagger import TAG, swagger
 from common.nodeodm.uploads import FileReceiver, FormUnreadable, StagedFile, read_form
-from common.references import ALL_ZIP, Reference, zipurl_output
-from common.storage import Storage
-from common.tokens import TOKEN_REFUSED, Caller, Gate
+from common.recognition import NOBODY, recognised
+from common.references import located, zipurl_output
+from common.storage import Storage, StorageRefused
+from common.tokens import TOKEN_REFUSED, Caller, Gate, Kind, token_in
 
 BODY_LIMIT = 100 * 1024
 """Bytes that a JSON or urlencoded body may have (contract 1.2)."""
@@ -51,14 +60,22 @@ class NodeOdmApi:
     surface: TaskSurface
     gate: Gate
     storage: Storage
+    direct: DirectUploads
+    assets: Assets = field(init=False)
+    files: list[int] = field(default_factory=lambda: [0])
+    """How many files have come whole."""
+
+    def __post_init__(self) -> None:
+        """Products lie in the same S3."""
+        object.__setattr__(self, "assets", Assets(self.storage))
 
     def caller(self, request: Request) -> Caller:
         """Who calls, or `Refused`."""
         tokens = request.query_params.getlist("token")
-        bearer = request.headers.get("authorization", "")
-        if not tokens and bearer[:7].lower() == "bearer ":
-            tokens = [bearer[7:].strip()]
-        caller = self.gate.caller(tokens[0] if len(tokens) == 1 else None)
+        if not tokens and (token := token_in(request.headers.get("authorization", ""))) is not None:
+            tokens = [token]
+        known = NOBODY if tokens else recognised(request.scope)
+        caller = known.one_of(Kind.USER, Kind.ADMIN) or self.gate.caller(tokens[0] if len(tokens) == 1 else None)
         if caller is None or not caller.may_use_tasks():
             raise Refused(TOKEN_REFUSED)
         return caller
@@ -68,7 +85,7 @@ class NodeOdmApi:
         self.caller(request)
         if request.query_params.get("_debugUnauthorized"):
             return Response(status_code=401)
-        return Json(await self.surface.node_info())
+        return Json(self.surface.node_info())
 
     async def options(self, request: Request) -> Response:
         """`GET /options`."""
@@ -96,13 +113,17 @@ class NodeOdmApi:
     async def download(self, request: Request) -> Response:
         """`GET /task/{uuid}/download/{asset}`: sends the client to S3, with a URL made for this very request."""
         task = await self.surface.task(self.caller(request), request.path_params["uuid"])
-        if request.path_params["asset"] != ALL_ZIP:
-            raise Refused("Invalid asset")
-        archive = Reference.parse(task.output) / ALL_ZIP
-        if not await self.storage.run(self.storage.exists, archive):
-            raise Refused("Asset not ready")
-        url = await self.storage.run(self.storage.presigned_get, archive, DOWNLOAD_LINK_S, ALL_ZIP)
+        found = await self.assets.find(task, request.path_params["asset"])
+        head = request.method == "HEAD"
+        url = await self.storage.run(self.storage.presigned_get, found, DOWNLOAD_LINK_S, found.name, head)
         return RedirectResponse(url, status_code=302, headers={"cache-control": "no-store"})
+
+    async def task_assets(self, request: Request) -> Response:
+        """`GET /task/{uuid}/assets`: what can be downloaded, as ScaleODM tells it."""
+        task = await self.surface.task(self.caller(request), request.path_params["uuid"])
+        query = request.query_params
+        most = additional_limit(query.get("includeAdditional"), query.get("additionalLimit"))
+        return Json(await self.assets.listing(task, most))
 
     async def init(self, request: Request) -> Response:
         """`POST /task/new/init`."""
@@ -115,7 +136,7 @@ class NodeOdmApi:
     async def upload(self, request: Request) -> Response:
         """`POST /task/new/upload/{uuid}`."""
         caller, uuid = self.caller(request), request.path_params["uuid"]
-        opened = await self.surface.upload(caller, uuid)
+        opened = await self.surface.upload(caller, uuid, from_memory=True)
         received = 0
 
         async def receive(name: str) -> FileReceiver:
@@ -124,13 +145,47 @@ class NodeOdmApi:
             return StagedFile(name, opened.inbox, self.storage, opened.prefix)
 
         await read_form(request.stream(), request.headers.get("content-type", ""), receive)
+        self.files[0] += received
         if not received:
             raise Refused("Need at least 1 file.", no_retry=True)
         return Json({"success": True})
 
     async def commit(self, request: Request) -> Response:
-        """`POST /task/new/commit/{uuid}`."""
-        return Json({"uuid": await self.surface.commit(self.caller(request), request.path_params["uuid"])})
+        """`POST /task/new/commit/{uuid}`: counts what lies in staging, however it came there."""
+        caller, uuid = self.caller(request), request.path_params["uuid"]
+        try:
+            opened = await self.surface.upload(caller, uuid)
+        except Refused:  # no upload, or one that was committed before
+            return Json({"uuid": await self.surface.commit(caller, uuid)})
+        announced = await self.direct.settle(opened)
+        uuid = await self.surface.commit(caller, uuid)
+        if announced:
+            await self.direct.forget(opened)
+        return Json({"uuid": uuid})
+
+    async def presign(self, request: Request) -> Response:
+        """`POST /task/new/presign/{uuid}`: links by which files are sent straight to S3."""
+        caller, opened, fields = await self._about_announced(request)
+        most = (caller.limits.images, self.surface.node_info()["maxImages"])
+        most_images = min((each for each in most if isinstance(each, int)), default=None)
+        files = await self.direct.announce(opened, wanted_files(fields), most_images)
+        return Json({"files": files, "expiresInSeconds": LINK_S})
+
+    async def complete(self, request: Request) -> Response:
+        """`POST /task/new/complete/{uuid}`: files whose parts have all been sent become whole."""
+        _, opened, fields = await self._about_announced(request)
+        return Json({"files": await self.direct.complete(opened, names_of(fields))})
+
+    async def withdraw(self, request: Request) -> Response:
+        """`POST /task/new/withdraw/{uuid}`: announced files that will not be sent after all."""
+        _, opened, fields = await self._about_announced(request)
+        await self.direct.withdraw(opened, names_of(fields))
+        return Json({"success": True})
+
+    async def _about_announced(self, request: Request) -> tuple[Caller, OpenUpload, Mapping[str, Any]]:
+        caller = self.caller(request)
+        fields = _json_object(await _bounded(request, MOST_BODY_BYTES))
+        return caller, await self.surface.upload(caller, request.path_params["uuid"]), fields
 
     async def new(self, request: Request) -> Response:
         """`POST /task/new`: files and fields in one multipart request, or S3 references as JSON or form."""
@@ -139,13 +194,15 @@ class NodeOdmApi:
         if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
             return Json({"uuid": await self._new_from_form(request, caller, uuid or str(uuid4()))})
         fields = await _body(request)
-        return Json({"uuid": await self._submit(caller, uuid, fields)})
+        traceparent = request.headers.get("traceparent", "")
+        return Json({"uuid": await self._submit(caller, uuid, fields, traceparent)})
 
     async def _new_from_form(self, request: Request, caller: Caller, uuid: str) -> str:
-        opened = None
+        opened, received = None, 0
 
         async def receive(name: str) -> FileReceiver:
-            nonlocal opened
+            nonlocal opened, received
+            received += 1
             if opened is None:
                 await self.surface.open_upload(caller, uuid, self.submission({}))
                 opened = await self.surface.upload(caller, uuid)
@@ -153,6 +210,7 @@ class NodeOdmApi:
 
         try:
             fields = await read_form(request.stream(), request.headers["content-type"], receive)
+            self.files[0] += received
             if opened is None:
                 return await self._submit(caller, uuid, fields)
             await self.surface.open_upload(caller, uuid, self.submission(fields))
@@ -162,11 +220,11 @@ class NodeOdmApi:
                 await self.surface.discard_upload(caller, uuid)
             raise
 
-    async def _submit(self, caller: Caller, uuid: str | None, fields: Mapping[str, Any]) -> str:
+    async def _submit(self, caller: Caller, uuid: str | None, fields: Mapping[str, Any], traceparent: str = "") -> str:
         submission = self.submission(fields)
         if submission.read is None:
             raise Refused("Need at least 1 file or a zip file url.")
-        return await self.surface.submit(caller, uuid, submission)
+        return await self.surface.submit(caller, uuid, replace(submission, traceparent=traceparent))
 
     async def cancel(self, request: Request) -> Response:
         """`POST /task/cancel`."""
@@ -176,8 +234,8 @@ class NodeOdmApi:
 
     async def remove(self, request: Request) -> Response:
         """`POST /task/remove`."""
-        caller, uuid, _ = await self._named_task(request)
-        await self.surface.remove(caller, uuid)
+        caller, uuid, fields = await self._named_task(request)
+        await self.surface.remove(caller, uuid, messages.is_true(fields.get("deleteOutput")))
         return Json({"success": True})
 
     async def restart(self, request: Request) -> Response:
@@ -210,11 +268,32 @@ class NodeOdmApi:
         except (OptionsInvalid, OptionsUnreadable) as wrong:
             raise Refused(str(wrong)) from wrong
 
+    def _places(self, fields: Mapping[str, Any]) -> tuple[str | None, str | None, str | None]:
+        """Input and output as the request names them, in the S3 that it names."""
+        named = [_text(fields.get(name)) for name in ("readS3Path", "zipurl", "writeS3Path")]
+        if is_web_link(named[0]):
+            # Without the address itself: it may be signed.
+            raise Refused("readS3Path is a web address; expected s3://bucket/folder/. For an archive there use zipurl.")
+        endpoint = _text(fields.get("s3Endpoint"))
+        if endpoint:
+            try:
+                known = self.storage.endpoint_named(endpoint)
+            except StorageRefused as refused:
+                raise Refused(str(refused)) from refused
+            named = [None if each is None else located(each, known) for each in named]
+        read, zipurl, write = named
+        return read, zipurl, write
+
     def submission(self, fields: Mapping[str, Any]) -> Submission:
         """The fields of init, or of a whole task, read as NodeODM reads them."""
+        fields = cleaned(dict(fields))
         now = now_ms()
         skip = messages.is_true(fields.get("skipPostProcessing"))
-        read, zipurl = _text(fields.get("readS3Path")), _text(fields.get("zipurl"))
+        try:
+            wishes = messages.wishes_from(fields)
+        except messages.WishUnreadable as wrong:
+            raise Refused(str(wrong)) from wrong
+        read, zipurl, write = self._places(fields)
         return Submission(
             name=messages.task_name(_text(fields.get("name")), now),
             created_ms=messages.date_created(fields.get("dateCreated"), now),
@@ -223,11 +302,15 @@ class NodeOdmApi:
             webhook=_text(fields.get("webhook")) or None,
             skip_post_processing=skip,
             read=read or zipurl or None,
-            write=_text(fields.get("writeS3Path")) or (zipurl_output(zipurl) if zipurl and not read else None),
+            write=write or (_beside(zipurl) if zipurl and not read else None),
+            wishes=wishes,
             attempt=_count(fields.get("attempt")),
             tenant=_text(fields.get("tenant")),
             images_count=_count(fields.get("imagesCount")),
             input_bytes=_count(fields.get("inputBytes")),
+            first_attempt=_count(fields.get("firstAttempt")) or 1,
+            memory_factor=_factor(fields.get("memoryFactor")),
+            cluster=_text(fields.get("cluster")),
         )
 
 
@@ -240,8 +323,17 @@ def _text(raw: object) -> str | None:
     return None if raw is None else str(raw)
 
 
+def _beside(zipurl: str) -> str | None:
+    """Where products go without `writeS3Path`; those of an input outside of S3 go to staging."""
+    return None if is_web_link(zipurl) else zipurl_output(zipurl)
+
+
 def _count(raw: object) -> int:
     return raw if isinstance(raw, int) and not isinstance(raw, bool) and raw > 0 else 0
+
+
+def _factor(raw: object) -> float:
+    return float(raw) if isinstance(raw, int | float) and not isinstance(raw, bool) and 1 <= raw <= 100 else 1.0
 
 
 def _slice_start(request: Request, name: str) -> str | None:
@@ -267,14 +359,15 @@ async def _body(request: Request) -> Mapping[str, Any]:
     raw = await _bounded(request)
     if content_type == "application/json":
         return _json_object(raw)
-    return {name: values[0] for name, values in parse_qs(raw.decode("utf-8", "replace"), True).items()}
+    given = parse_qs(raw.decode("utf-8", "replace"), keep_blank_values=True)
+    return {cleaned(name): cleaned(values[0]) for name, values in given.items()}
 
 
-async def _bounded(request: Request) -> bytes:
+async def _bounded(request: Request, most_bytes: int = BODY_LIMIT) -> bytes:
     received = bytearray()
     async for part in request.stream():
         received += part
-        if len(received) > BODY_LIMIT:
+        if len(received) > most_bytes:
             raise Refused("request entity too large")
     return bytes(received)
 
@@ -283,7 +376,7 @@ def _json_object(raw: bytes) -> Mapping[str, Any]:
     if not raw.strip():
         return {}
     try:
-        value = json.loads(raw)
+        value = read_json(raw)
     except ValueError as wrong:
         raise Refused(f"The request body is not JSON: {wrong}. Send a JSON object such as {{}}.") from wrong
     if not isinstance(value, dict):
@@ -302,23 +395,26 @@ _NO_AUTH = {
 
 def nodeodm_routes(api: NodeOdmApi) -> APIRouter:
     """The routes of contract section 2."""
-    routes = APIRouter(tags=["NodeODM"])
+    routes = APIRouter(tags=[TAG])
+    front = FrontPage()
     table: list[tuple[str, list[str], Handler]] = [
         ("/info", _READ, api.info),
         ("/options", _READ, api.options),
         ("/task/list", _READ, api.tasks),
         ("/task/{uuid}/info", _READ, api.task_info),
         ("/task/{uuid}/output", _READ, api.output),
-        ("/task/{uuid}/download/{asset}", _READ, api.download),
+        ("/task/{uuid}/assets", _READ, api.task_assets),
+        ("/task/{uuid}/download/{asset:path}", _READ, api.download),
         ("/task/new/init", ["POST"], api.init),
         ("/task/new/upload/{uuid}", ["POST"], api.upload),
         ("/task/new/commit/{uuid}", ["POST"], api.commit),
+        ("/task/new/presign/{uuid}", ["POST"], api.presign),
+        ("/task/new/complete/{uuid}", ["POST"], api.complete),
+        ("/task/new/withdraw/{uuid}", ["POST"], api.withdraw),
         ("/task/new", ["POST"], api.new),
         ("/task/cancel", ["POST"], api.cancel),
         ("/task/remove", ["POST"], api.remove),
         ("/task/restart", ["POST"], api.restart),
-        ("/", _READ, _front_page),
-        ("/swagger.json", _READ, _swagger),
         ("/auth/info", _READ, _auth_info),
         ("/auth/login", ["POST"], _auth_unavailable),
         ("/auth/register", ["POST"], _auth_unavailable),
@@ -326,20 +422,26 @@ def nodeodm_routes(api: NodeOdmApi) -> APIRouter:
     for path, methods, handler in table:
         for method in methods:
             routes.add_api_route(
-                path, handler, methods=[method], response_model=None, include_in_schema=method != "HEAD"
+                path,
+                handler,
+                methods=[method],
+                response_model=None,
+                include_in_schema=method != "HEAD",
+                **described(path),
             )
+    beside: list[tuple[str, Handler]] = [
+        ("/", front.page),
+        ("/page/{name}", front.file),
+        ("/swagger.json", _swagger),
+    ]
+    for path, handler in beside:
+        routes.add_api_route(path, handler, methods=_READ, response_model=None, include_in_schema=False)
     return routes
-
-
-async def _front_page(request: Request) -> Response:
-    """`GET /`: for a person who opens the address in a browser (contract 2.1)."""
-    return HTMLResponse(pages.front_page(request.url.netloc))
 
 
 async def _swagger(request: Request) -> Response:
     """`GET /swagger.json` (contract 2.2)."""
-    del request
-    return Json(pages.swagger(API_VERSION))
+    return Json(swagger(request.app.openapi(), API_VERSION))
 
 
 async def _auth_info(request: Request) -> Response:
@@ -358,17 +460,18 @@ def answer_refusals(app: FastAPI) -> None:
     """Every refusal is 200 with an error; an unknown path is NodeODM's 404 page (contract 1)."""
 
     async def refused(request: Request, problem: Exception) -> Response:
-        del request
+        request.scope[REFUSED] = True
         assert isinstance(problem, Refused)
         return Json(problem.body())
 
     async def form_unreadable(request: Request, problem: Exception) -> Response:
-        del request
+        request.scope[REFUSED] = True
         return Json({"error": str(problem)})
 
     async def unrouted(request: Request, problem: Exception) -> Response:
         assert isinstance(problem, HTTPException)
-        if problem.status_code not in (404, 405):
+        if problem.detail != HTTPStatus(problem.status_code).phrase or problem.status_code not in (404, 405):
+            # One of our own, which says what is not there; not the framework's for a path that nobody has.
             return Json({"error": problem.detail}, problem.status_code)
         return HTMLResponse(pages.not_found_page(request.method, request.url.path), status_code=404)
 

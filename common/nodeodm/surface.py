@@ -7,7 +7,7 @@ from typing import Protocol
 from common.nodeodm.options import Option, Setting
 from common.nodeodm.uploads import Inbox
 from common.references import Reference
-from common.tasks import Task
+from common.tasks import NO_WISHES, Task, Wishes
 from common.tokens import Caller
 
 
@@ -25,11 +25,18 @@ class Submission:
     """`readS3Path` or `zipurl`: where the input lies, when it is not uploaded."""
     write: str | None = None
     """`writeS3Path`: where the products shall lie."""
+    wishes: Wishes = NO_WISHES
     attempt: int = 0
     """Only from a router to its node: the number of the attempt (design 4.2)."""
     tenant: str | None = None
     images_count: int = 0
     input_bytes: int = 0
+    first_attempt: int = 1
+    memory_factor: float = 1.0
+    traceparent: str = ""
+    """The span that its run hangs below."""
+    cluster: str | None = None
+    """Where its run sends the parts into which it splits the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +50,7 @@ class OpenUpload:
 class TaskSurface(Protocol):
     """Everything the NodeODM API can ask. A method refuses by raising `Refused`."""
 
-    async def node_info(self) -> dict[str, object]:
+    def node_info(self) -> dict[str, object]:
         """The JSON of `GET /info` (contract 2.3)."""
         ...
 
@@ -55,8 +62,11 @@ class TaskSurface(Protocol):
         """Begin (or begin again) an upload; gives its uuid."""
         ...
 
-    async def upload(self, caller: Caller, uuid: str) -> OpenUpload:
-        """The upload that is open under this uuid."""
+    async def upload(self, caller: Caller, uuid: str, from_memory: bool = False) -> OpenUpload:
+        """The upload that is open under this uuid.
+
+        `from_memory`: it may be one that was open a while ago, for its inbox is asked next, and knows.
+        """
         ...
 
     async def discard_upload(self, caller: Caller, uuid: str) -> None:
@@ -91,8 +101,8 @@ class TaskSurface(Protocol):
         """End the task; canceled from this answer on (I7)."""
         ...
 
-    async def remove(self, caller: Caller, uuid: str) -> None:
-        """End the task and forget it."""
+    async def remove(self, caller: Caller, uuid: str, with_output: bool = False) -> None:
+        """End the task and forget it; `with_output`: delete its products in S3 as well."""
         ...
 
     async def restart(self, caller: Caller, uuid: str, settings: tuple[Setting, ...] | None) -> None:

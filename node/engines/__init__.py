@@ -1,10 +1,12 @@
 """The engines that process images: how each is called, and what it offers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 
 from common.nodeodm.options import Option, Setting
+from common.tasks import Task
+from node.runs import Order
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +23,35 @@ class Engine:
     """What it honours. An option that is not here is not silently ignored: it is not offered."""
 
 
-def argv(
-    command: Sequence[str], projects: Path, dataset: str, settings: Sequence[Setting], files: Mapping[str, Path]
-) -> list[str]:
+class EngineInUse:
+    """The engine as it is known now: its real options may be learned while the node runs."""
+
+    def __init__(self, engine: Engine) -> None:
+        """`engine`: as it is known at the start."""
+        self.now = engine
+
+
+def order_for(task: Task, engine: Engine, max_images: int | None) -> Order:
+    """What the run of a task is told."""
+    return Order(
+        uuid=task.uuid,
+        attempt=task.attempt,
+        engine=engine.name,
+        engine_version=engine.version,
+        command=engine.command,
+        input=task.input,
+        output=task.output,
+        options=task.options,
+        outputs=task.outputs,
+        wishes=task.wishes,
+        max_images=max_images,
+        first_attempt=task.first_attempt,
+    )
+
+
+def argv(command: Sequence[str], projects: PurePath, dataset: str, settings: Sequence[Setting]) -> list[str]:
     """The argument list for one project. No shell ever sees it (contract 7.2)."""
     arguments = [part for setting in settings for part in _argument(setting)]
-    arguments += [f"--{flag}={path}" for flag, path in files.items()]
     return [*command, *arguments, "--project-path", str(projects), dataset]
 
 

@@ -3,7 +3,7 @@
 import os
 import sys
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from common.nodeodm.catalogue import ODM_OPTIONS
 from common.nodeodm.options import Option
@@ -47,9 +47,17 @@ def _honoured() -> tuple[Option, ...]:
     return tuple(replace(by_name[name], **_DIFFERENT.get(name, {})) for name in HONOURED)
 
 
+def _version() -> str:
+    """Empty where it is not installed: a node that runs ODM, or Jobs, has no need of it."""
+    try:
+        return version("pyorthomosaic")
+    except PackageNotFoundError:
+        return ""
+
+
 ORTHOMOSAIC = Engine(
     name="orthomosaic",
-    version=version("pyorthomosaic"),
+    version=_version(),
     command=(sys.executable, "-m", "node.engines.orthomosaic_run"),
     options=_honoured(),
 )

@@ -96,6 +96,8 @@ class Dataset:
         self._project: Path = given.project_path / given.name
         self._work = self._project / ".orthomosaic"
         self._photos: list[Photo] = []
+        if self._given.gcp is None and (self._project / "gcp_list.txt").is_file():
+            self._given.gcp = self._project / "gcp_list.txt"
 
     def process(self) -> int:
         """Run all stages; gives the exit code."""
@@ -120,9 +122,9 @@ class Dataset:
         self._log.reach("dataset")
         self._photos = self._load_photos()
         write_document(self._project / "images.json", [_record(photo) for photo in self._photos])
-        for flag in ("geo", "align", "split_image_groups"):
-            if getattr(self._given, flag):
-                self._log.warning(f"--{flag.replace('_', '-')} is not used by this engine.")
+        for name in ("geo.txt", "image_groups.txt", "align.laz", "align.las", "align.tif"):
+            if (self._project / name).exists():
+                self._log.warning(f"{name} is not used by this engine.")
         self._work.mkdir(exist_ok=True)
         report = self._planar() if self._given.fast_orthophoto else self._dense()
         self._log.reach("odm_report")
@@ -221,7 +223,7 @@ class Dataset:
             ignore_gsd=given.ignore_gsd,
             dtm=given.dtm or given.pc_classify,
             classify_cloud=given.pc_classify,
-            gcp=str(given.gcp) if given.gcp else self._gcp_of_project(),
+            gcp=str(given.gcp) if given.gcp else None,
             formats=formats,
             preview=False,
         )
@@ -229,10 +231,6 @@ class Dataset:
             report: dict[str, Any] = build_3d(self._paths(), str(self._work), options)
         self._keep_dense()
         return report
-
-    def _gcp_of_project(self) -> str | None:
-        path = self._project / "gcp_list.txt"
-        return str(path) if path.is_file() else None
 
     def _keep_dense(self) -> None:
         given = self._given

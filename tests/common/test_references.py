@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.references import Reference, ReferenceUnreadable, inputs_under, is_image, output_for, zipurl_output
+from common.tasks import Wishes
 
 
 @dataclass(frozen=True)
@@ -87,3 +88,33 @@ def test_any_text_is_read_or_refused(raw: str) -> None:
         return
     assert ".." not in reference.key.split("/")
     assert Reference.parse(str(reference)) == reference
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "matches"),
+    [
+        ("output/**", "output/a.jpg", True),
+        ("output/**", "b/output/c/a.jpg", True),
+        ("output/**", "outputs/a.jpg", False),
+        ("/output/**", "b/output/a.jpg", False),
+        ("*_skip.jpg", "b/a_skip.jpg", True),
+        ("*.jpg", "b/a.jpg", True),
+        ("b/*.jpg", "b/c/a.jpg", False),
+        ("?.jpg", "a.jpg", True),
+        (".*/**", ".cache/a.jpg", True),
+        ("**a*b.jpg", "xa/ab.jpg", True),
+        ("a.jpg", "aXjpg.jpg", False),
+    ],
+)
+def test_patterns_as_rclone_reads_them(pattern: str, path: str, matches: bool) -> None:
+    """Contract 8.5."""
+    listed = [Found(Reference("b", f"i/{path}"))]
+    found = list(inputs_under(listed, Reference("b", "i/"), Reference("b", "o/"), Wishes(exclude=(pattern,))))
+    assert (not found) == matches
+
+
+def test_a_pattern_made_to_hang_us_does_not() -> None:
+    """A hundred wildcards over a long key: as a regular expression this would not end."""
+    listed = [Found(Reference("b", "i/" + "a" * 900 + ".jpg"))]
+    wishes = Wishes(exclude=("**a" * 80 + "c",))
+    assert len(list(inputs_under(listed, Reference("b", "i/"), Reference("b", "o/"), wishes))) == 1

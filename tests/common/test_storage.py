@@ -1,22 +1,24 @@
 """S3, on two servers that differ: rclone answers ranges with 200, moto keeps everything in memory."""
 
+import hashlib
+import os
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
-from pydantic import SecretStr
 
 from common.embedded.children import free_port
-from common.embedded.object_store import ObjectStore
+from common.embedded.object_store import ObjectStore, storage_at
 from common.references import Reference
-from common.settings import S3Settings
 from common.storage import (
     PART_BYTES,
     AccessRefused,
     BucketMissing,
     ObjectMissing,
+    Piece,
     Storage,
     StorageRefused,
     StorageUnreachable,
@@ -97,6 +99,51 @@ def test_a_presigned_url_opens_without_any_key(storage: Storage, bucket: Referen
     assert (ranged.status_code, ranged.content) in {(206, b"234"), (200, b"0123456789"), (200, b"234")}
 
 
+def test_a_presigned_url_for_head_answers_head(storage: Storage, bucket: Reference) -> None:
+    """A signature holds for one method."""
+    storage.write(bucket / "all.zip", b"0123456789")
+    answer = httpx.head(storage.presigned_get(bucket / "all.zip", 60, "all.zip", head=True))
+    assert (answer.status_code, answer.headers["content-length"]) == (200, "10")
+
+
+@pytest.mark.parametrize(
+    ("filename", "disposition"),
+    [
+        ("all.zip", "attachment; filename=all.zip"),
+        ('a"; b.tif', "attachment; filename*=UTF-8''a%22%3B%20b.tif"),
+        ("größe.tif", "attachment; filename*=UTF-8''gr%C3%B6%C3%9Fe.tif"),
+    ],
+)
+def test_a_download_has_the_name_that_was_asked_for(
+    storage: Storage, bucket: Reference, filename: str, disposition: str
+) -> None:
+    """Whatever it holds (RFC 6266); a plain one as NodeODM sends it."""
+    storage.write(bucket / "x", b"x")
+    answer = httpx.get(storage.presigned_get(bucket / "x", 60, filename))
+    assert answer.headers["content-disposition"] == disposition
+
+
+def test_an_object_of_known_size_has_no_more_parts_than_s3_takes(storage: Storage, bucket: Reference) -> None:
+    """One of 90 GB in parts of 8 MiB would have too many; here it is the parts that grow."""
+    writer = storage.stream_to(bucket / "large", about_bytes=9000 * 2 * PART_BYTES)
+    writer.write(b"x" * (2 * PART_BYTES - 1))
+    assert list(storage.unfinished(bucket / "large")) == []
+    writer.write(b"xx")
+    assert len(list(storage.unfinished(bucket / "large"))) == 1
+    writer.finish()
+    assert next(each.size for each in storage.listing(bucket / "large")) == 2 * PART_BYTES + 1
+
+
+def test_a_tag_tells_versions_apart(storage: Storage, bucket: Reference) -> None:
+    """And that there is none."""
+    assert storage.tag(bucket / "x") is None
+    storage.write(bucket / "x", b"one")
+    first = storage.tag(bucket / "x")
+    storage.write(bucket / "x", b"two")
+    assert first is not None
+    assert storage.tag(bucket / "x") not in (None, first)
+
+
 def test_a_forged_url_opens_nothing(rclone: ObjectStore) -> None:
     """Asked of rclone only: moto checks no signatures."""
     storage, target = rclone.storage(), Reference("staging", "secret.txt")
@@ -116,7 +163,7 @@ def test_faults_name_the_reference_and_what_to_do(storage: Storage, bucket: Refe
 
 def test_wrong_keys_are_told_without_showing_them(rclone: ObjectStore) -> None:
     """Not ours: what to check, and no secret (I9)."""
-    stranger = _with_keys(rclone.url, "stranger", "a-very-secret-key")
+    stranger = storage_at(rclone.url, "stranger", "a-very-secret-key")
     with pytest.raises(AccessRefused, match="Access to s3://staging/x was refused") as told:
         stranger.read(Reference("staging", "x"))
     assert "a-very-secret-key" not in str(told.value)
@@ -124,7 +171,7 @@ def test_wrong_keys_are_told_without_showing_them(rclone: ObjectStore) -> None:
 
 def test_a_server_that_is_away_is_told_as_passing() -> None:
     """Whoever hears it may try again."""
-    nobody = _with_keys(f"http://127.0.0.1:{free_port()}", "a", "b")
+    nobody = storage_at(f"http://127.0.0.1:{free_port()}", "a", "b")
     with pytest.raises(StorageUnreachable, match="does not answer") as told:
         nobody.read(Reference("staging", "x"))
     assert told.value.may_pass
@@ -149,22 +196,95 @@ def test_a_bucket_that_is_not_ours_is_told() -> None:
     """What to check, and that trying again will not help."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        storage = _with_keys(f"http://127.0.0.1:{server.server_address[1]}", "a", "b")
+        storage = storage_at(f"http://127.0.0.1:{server.server_address[1]}", "a", "b")
         with pytest.raises(AccessRefused, match=r"Access to s3://theirs/x/ was refused \(AccessDenied\)") as told:
             list(storage.listing(Reference("theirs", "x/")))
         server.shutdown()
     assert not told.value.may_pass
 
 
-def _with_keys(url: str, access: str, secret: str) -> Storage:
-    return Storage.from_settings(
-        S3Settings.model_construct(
-            endpoint=url,
-            public_endpoint=None,
-            region="us-east-1",
-            access_key_id=access,
-            secret_access_key=SecretStr(secret),
-            session_token=None,
-            staging="s3://staging/",
-        )
-    )
+class _Taking(BaseHTTPRequestHandler):
+    """An S3 that takes what is put into `open`, and refuses everything else before its body has come."""
+
+    protocol_version = "HTTP/1.1"
+    seen: list[tuple[str, str | None, str | None]]
+
+    def handle_expect_100(self) -> bool:
+        """As S3 does: who may not write is told before the body is sent."""
+        return self._may() and super().handle_expect_100()
+
+    def do_PUT(self) -> None:
+        """Note what came."""
+        if self._may():
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.seen.append((self.path, self.headers["Expect"], self.headers["X-Amz-Content-SHA256"]))
+            self._answer(200, b"")
+
+    def _may(self) -> bool:
+        if self.path.startswith("/open/"):
+            return True
+        self.seen.append((self.path, self.headers["Expect"], None))
+        self._answer(403, b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>")
+        self.close_connection = True
+        return False
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class names it so
+        """Quietly."""
+
+
+@pytest.fixture
+def taking() -> Iterator[ThreadingHTTPServer]:
+    """Such an S3, on every address of this machine."""
+    _Taking.seen = []
+    with ThreadingHTTPServer(("0.0.0.0", 0), _Taking) as server:  # so that it has one that is not loopback
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def test_an_object_may_come_in_pieces(storage: Storage, bucket: Reference) -> None:
+    """Of any size, empty ones among them, sent as they lie in memory."""
+    large = os.urandom(3 * 1024 * 1024)
+    pieces: list[Piece] = [b"head", bytearray(), memoryview(large)[1:], bytearray(b"tail"), b""]
+    storage.write(bucket / "a", pieces)
+    assert storage.holds(bucket / "a", b"".join(pieces))
+    storage.write(bucket / "b", [])
+    assert storage.holds(bucket / "b", b"")
+
+
+def test_a_bucket_is_asked_before_the_first_body_only(taking: ThreadingHTTPServer) -> None:
+    """And one that refuses is asked each time: without, it might hang up on a body that still comes."""
+    storage = storage_at(f"http://127.0.0.1:{taking.server_address[1]}", "a", "b")
+    for name in ("1", "2", "3"):
+        storage.write(Reference("open", name), bytes(PART_BYTES))
+    for name in ("4", "5"):
+        with pytest.raises(AccessRefused):
+            storage.write(Reference("shut", name), bytes(PART_BYTES))
+    asked = [(path, expect) for path, expect, _ in _Taking.seen]
+    assert asked[:3] == [("/open/1", "100-continue"), ("/open/2", None), ("/open/3", None)]
+    assert asked[3:] == [("/shut/4", "100-continue"), ("/shut/5", "100-continue")]
+
+
+@pytest.mark.parametrize(("host", "is_signed"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)])
+def test_a_body_is_signed_where_it_could_be_altered_on_its_way(
+    taking: ThreadingHTTPServer, host: str, is_signed: bool
+) -> None:
+    """Over plain HTTP to another machine, that is; 0.0.0.0 stands for one."""
+    storage_at(f"http://{host}:{taking.server_address[1]}", "a", "b").write(Reference("open", "1"), b"hello")
+    digest = hashlib.sha256(b"hello").hexdigest()
+    assert [found for _, _, found in _Taking.seen] == [digest if is_signed else "UNSIGNED-PAYLOAD"]
+
+
+def test_some_of_a_prefix_is_no_more_than_was_asked_for(storage: Storage, bucket: Reference) -> None:
+    """Without looking at all of it."""
+    assert storage.some(bucket / "a/", 2) == []
+    for name in ("a/3", "a/1", "a/2", "b/1"):
+        storage.write(bucket / name, b"x")
+    assert storage.some(bucket / "a/", 2) == [bucket / "a/1", bucket / "a/2"]
+    assert storage.some(bucket / "b/", 2) == [bucket / "b/1"]

@@ -12,6 +12,7 @@ from tests.client import JPEG, Wire
 from tests.waiting import wait_until
 
 
+@pytest.mark.contract("2.6 fields", "2.9 fields", "3.4 hundred", "10 7")
 def test_a_task_goes_from_upload_to_products(wire: Wire) -> None:
     """The whole way: init, upload, commit, poll, download."""
     uuid = wire.task()
@@ -25,6 +26,7 @@ def test_a_task_goes_from_upload_to_products(wire: Wire) -> None:
     assert "output" not in info
 
 
+@pytest.mark.contract("3.5 commit", "8.3 accepted", "10 13")
 def test_right_after_commit_a_task_is_running_not_queued(wire: Wire) -> None:
     """ODM's split-merge takes 10 for a refusal (contract 8.3), so a free slot must never show it."""
     uuid = wire.init()
@@ -36,12 +38,14 @@ def test_right_after_commit_a_task_is_running_not_queued(wire: Wire) -> None:
     assert set(seen) <= {20}
 
 
+@pytest.mark.contract("2.11 twice")
 def test_committing_twice_answers_the_same(wire: Wire) -> None:
     """A client that lost the first answer asks again (design 4.5)."""
     uuid = wire.task()
     assert wire.commit(uuid) == {"uuid": uuid}
 
 
+@pytest.mark.contract("2.10 not open")
 def test_an_upload_that_was_never_opened_is_refused(wire: Wire) -> None:
     """Contract 2.10, 2.11."""
     unknown = str(uuids.uuid4())
@@ -49,6 +53,7 @@ def test_an_upload_that_was_never_opened_is_refused(wire: Wire) -> None:
     assert wire.commit(unknown) == {"error": "Invalid uuid (not found)"}
 
 
+@pytest.mark.contract("2.10 no files", "2.11 empty", "1 three shapes")
 def test_an_upload_without_files_is_final(wire: Wire) -> None:
     """Contract 1.3, the third error shape."""
     uuid = wire.init()
@@ -58,17 +63,20 @@ def test_an_upload_without_files_is_final(wire: Wire) -> None:
     assert wire.commit(uuid) == {"error": "Invalid uuid (not found)"}, "an empty commit ends the upload"
 
 
+@pytest.mark.contract("2.10 other field")
 def test_a_file_under_another_field_name_is_refused(wire: Wire) -> None:
     """Contract 1.2."""
     uuid = wire.init()
     assert wire.error(f"/task/new/upload/{uuid}", files={"photos": ("a.jpg", JPEG)}) == "Unexpected field"
 
 
+@pytest.mark.contract("2.9 no files")
 def test_init_takes_no_files(wire: Wire) -> None:
     """Contract 2.9."""
     assert wire.error("/task/new/init", files={"images": ("a.jpg", JPEG)}) == "Unexpected field"
 
 
+@pytest.mark.contract("2.9 again", "2.15 echoed", "8.4 transfer", "10 17")
 def test_init_may_be_repeated_and_keeps_the_files(wire: Wire) -> None:
     """ClusterODM begins again with the same uuid (contract 8.4)."""
     wanted = str(uuids.uuid4()).upper()
@@ -82,18 +90,21 @@ def test_init_may_be_repeated_and_keeps_the_files(wire: Wire) -> None:
     assert info["imagesCount"] == 2, "a.jpg came twice and is kept once"
 
 
+@pytest.mark.contract("2.15 refused")
 @pytest.mark.parametrize("bad", ["nonsense", "00000000-0000-0000-0000-000000000000", "../../etc"])
 def test_a_uuid_that_is_none_is_refused(wire: Wire, bad: str) -> None:
     """Contract 2.15."""
     assert wire.error("/task/new/init", headers={"set-uuid": bad}) == f"Invalid set-uuid: {bad}"
 
 
+@pytest.mark.contract("2.15 refused")
 def test_the_uuid_of_a_task_cannot_be_taken_again(wire: Wire) -> None:
     """Contract 2.15."""
     uuid = wire.task()
     assert wire.error("/task/new/init", headers={"set-uuid": uuid}) == f"Invalid set-uuid: {uuid}"
 
 
+@pytest.mark.contract("2.10 twice", "2.10 safe names", "8.4 transfer")
 def test_files_of_one_name_are_all_kept_and_repeats_only_once(wire: Wire, federation_storage: Storage) -> None:
     """Two cameras may both have a `a.jpg`; a client that repeats an upload must not double it (contract 2.10)."""
     uuid = wire.init()
@@ -109,6 +120,7 @@ def _staged(storage: Storage, uuid: str) -> set[str]:
     return {each.reference.key.removeprefix(prefix.key) for each in storage.listing(prefix)}
 
 
+@pytest.mark.contract("2.12 files", "10 2")
 def test_task_new_takes_files_and_fields_in_one_request(wire: Wire) -> None:
     """PyODM's way before version 1.4.0 (contract 2.12)."""
     fields = {"name": (None, "one shot"), "options": (None, "[]")}
@@ -118,6 +130,7 @@ def test_task_new_takes_files_and_fields_in_one_request(wire: Wire) -> None:
     assert wire.ended(uuid)["imagesCount"] == 2
 
 
+@pytest.mark.contract("2.12 nothing")
 def test_task_new_needs_files_or_a_reference(wire: Wire) -> None:
     """Contract 2.12."""
     text = "Need at least 1 file or a zip file url."
@@ -125,6 +138,7 @@ def test_task_new_needs_files_or_a_reference(wire: Wire) -> None:
     assert wire.error("/task/new", json={"name": "x"}) == text
 
 
+@pytest.mark.contract("2.12 reference", "6.3 s3", "10 2")
 @pytest.mark.parametrize("form", ["json", "data"])
 def test_a_task_by_reference_leaves_products_beside_its_input(
     wire: Wire, federation_storage: Storage, form: str
@@ -145,6 +159,7 @@ def test_a_task_by_reference_leaves_products_beside_its_input(
     assert federation_storage.exists(root / "output/manifest.json"), "what lies in the client's S3 is the client's"
 
 
+@pytest.mark.contract("5 zipurl")
 def test_a_zip_by_reference_is_unpacked(wire: Wire, federation_storage: Storage, tmp_path: Any) -> None:
     """`zipurl=s3://…/images.zip` (contract 5)."""
     import zipfile
@@ -173,19 +188,64 @@ def test_the_same_reference_under_the_same_uuid_is_the_same_task(wire: Wire, fed
     assert wire.error("/task/new", json=other, headers={"set-uuid": uuid}) == f"Invalid set-uuid: {uuid}"
 
 
-def test_gcp_and_geo_files_reach_the_engine_as_flags(wire: Wire) -> None:
-    """Contract 5."""
+@pytest.mark.contract("5 gcp", "5 images")
+def test_gcp_and_geo_files_lie_where_the_engine_looks_for_them(wire: Wire) -> None:
+    """Contract 5, 9.1: ODM finds them in the project by their names."""
     uuid = wire.init()
     files = [("a.jpg", JPEG), ("b.jpg", JPEG), ("gcp_list.txt", b"say hello"), ("geo.txt", b"EPSG:4326")]
     wire.upload(uuid, *files)
     wire.commit(uuid)
     assert wire.ended(uuid)["status"]["code"] == 40
     first = next(line for line in wire.output(uuid) if "Initializing" in line)
-    assert "/gcp/gcp_list.txt" in first
-    assert "--geo=" in first
+    assert "['gcp_list.txt', 'geo.txt']" in first
     assert "hello" in wire.output(uuid)
 
 
+def test_remove_deletes_the_output_where_that_is_asked_for(wire: Wire, federation_storage: Storage) -> None:
+    """Only what the task has put there: the folder is the client's."""
+    root = Reference.parse(f"s3://staging/removed-{uuids.uuid4()}/")
+    federation_storage.write(root / "a.jpg", JPEG)
+    federation_storage.write(root / "output/mine.txt", b"keep me")
+    uuid = wire.post("/task/new", json={"readS3Path": str(root)}).json()["uuid"]
+    assert wire.ended(uuid)["status"]["code"] == 40
+    wire.act("remove", uuid, deleteOutput="true")
+    left = {each.reference.key.removeprefix(root.key) for each in federation_storage.listing(root)}
+    assert left == {"a.jpg", "output/mine.txt"}
+
+
+@pytest.mark.contract("8.5 submit")
+def test_what_is_input_may_be_narrowed(wire: Wire, federation_storage: Storage) -> None:
+    """ScaleODM's parameters (contract 8.5), through the router as well."""
+    root = Reference.parse(f"s3://staging/narrowed-{uuids.uuid4()}/")
+    for name in ("a.jpg", "b/c.jpg", "b/d/e.jpg", "thumbnails/f.jpg", "g_skip.jpg"):
+        federation_storage.write(root / name, JPEG + name.encode())
+    fields = {
+        "readS3Path": str(root),
+        "s3ScanDepth": 2,
+        "excludePaths": ["*_skip.jpg"],
+        "useDefaultExcludes": True,
+    }
+    uuid = wire.post("/task/new", json=fields).json()["uuid"]
+    info = wire.ended(uuid)
+    assert (info["status"]["code"], info["imagesCount"]) == (40, 2)
+
+
+@pytest.mark.contract("8.5 submit")
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("s3ScanDepth", "deep", "s3ScanDepth is 'deep'; expected a number of folders"),
+        ("excludePaths", [1], "excludePaths: expected a list of patterns"),
+        ("odmImage", "no such image!", "odmImage is 'no such image!'; expected a container image"),
+        ("capacityType", "cheap", "capacityType is 'cheap'; expected spot or on-demand"),
+    ],
+)
+def test_a_wish_that_cannot_be_read_is_told(wire: Wire, field: str, value: Any, told: str) -> None:
+    """Bad input gets a clear error."""
+    assert told in wire.error("/task/new", json={"readS3Path": "s3://staging/x/", field: value})
+
+
+@pytest.mark.contract("2.5 list")
 def test_every_task_is_listed(wire: Wire) -> None:
     """Contract 2.5; an open upload is not a task yet."""
     opened, uuid = wire.init(), wire.task()
@@ -194,6 +254,7 @@ def test_every_task_is_listed(wire: Wire) -> None:
     assert opened not in listed
 
 
+@pytest.mark.contract("2.13 cancel twice", "3.4 minus one", "3.5 cancel", "10 6")
 def test_cancel_ends_the_run_and_may_be_repeated(wire: Wire) -> None:
     """Contract 2.13, 3.5; canceled it stays (I7)."""
     uuid = wire.task("sleep 60")
@@ -205,6 +266,7 @@ def test_cancel_ends_the_run_and_may_be_repeated(wire: Wire) -> None:
     assert info["processingTime"] == -1
 
 
+@pytest.mark.contract("3.5 cancel a finished task", "8.2 conformance")
 def test_cancel_of_a_finished_task_cancels_it(wire: Wire) -> None:
     """WebODM's own test expects it (contract 8.2)."""
     uuid = wire.task()
@@ -213,6 +275,7 @@ def test_cancel_of_a_finished_task_cancels_it(wire: Wire) -> None:
     assert wire.code(uuid) == 50
 
 
+@pytest.mark.contract("2.13 remove twice", "3.5 remove", "8.2 conformance", "10 6")
 def test_remove_forgets_and_cannot_be_repeated(wire: Wire, federation_storage: Storage) -> None:
     """Contract 2.13: nothing of the upload is left either."""
     uuid = wire.task("sleep 60")
@@ -223,6 +286,7 @@ def test_remove_forgets_and_cannot_be_repeated(wire: Wire, federation_storage: S
     assert not list(federation_storage.listing(Reference.parse(f"s3://staging/{uuid}/")))
 
 
+@pytest.mark.contract("3.5 restart", "3.5 restart options", "8.2 conformance", "7.2 numeric options", "10 5")
 def test_restart_keeps_the_uuid_and_takes_new_options(wire: Wire) -> None:
     """Contract 3.5."""
     uuid = wire.task(options=[{"name": "dsm", "value": True}])
@@ -235,6 +299,7 @@ def test_restart_keeps_the_uuid_and_takes_new_options(wire: Wire) -> None:
     assert after["options"][0]["value"] == 12345
 
 
+@pytest.mark.contract("3.5 restart options", "4.4 skipped")
 def test_restart_with_an_empty_list_clears_the_options(wire: Wire) -> None:
     """Contract 11.10."""
     uuid = wire.task(options=[{"name": "dsm", "value": True}], skipPostProcessing="true")
@@ -243,6 +308,7 @@ def test_restart_with_an_empty_list_clears_the_options(wire: Wire) -> None:
     assert wire.ended(uuid)["options"] == []
 
 
+@pytest.mark.contract("2.13 restart refused", "2.13 restart options")
 def test_restart_is_refused_while_a_task_runs_or_its_options_are_wrong(wire: Wire) -> None:
     """Contract 2.13."""
     uuid = wire.task("sleep 60")
@@ -253,6 +319,7 @@ def test_restart_is_refused_while_a_task_runs_or_its_options_are_wrong(wire: Wir
     wire.act("remove", uuid)
 
 
+@pytest.mark.contract("2.13 unknown", "2.13 no uuid", "2.13 forms", "1 three shapes", "10 4")
 @pytest.mark.parametrize("what", ["cancel", "remove", "restart"])
 def test_acting_on_an_unknown_task(wire: Wire, what: str) -> None:
     """Contract 1.3, the second error shape; forms and JSON alike, and a body of neither kind has no uuid."""
@@ -263,6 +330,7 @@ def test_acting_on_an_unknown_task(wire: Wire, what: str) -> None:
     assert wire.post(f"/task/{what}", files={"uuid": (None, "x")}).json() == {"error": "uuid param missing."}
 
 
+@pytest.mark.contract("3.5 queue", "3.4 minus one", "2.7 list", "10 11")
 def test_a_task_that_no_slot_is_free_for_is_queued_and_then_runs(node_wire: Wire) -> None:
     """A node alone: first come, first served."""
     busy = [node_wire.task("sleep 60") for _ in range(2)]
@@ -277,10 +345,11 @@ def test_a_task_that_no_slot_is_free_for_is_queued_and_then_runs(node_wire: Wire
     node_wire.act("remove", busy[1])
 
 
+@pytest.mark.contract("2.8 archive", "2.8 invalid asset", "10 19")
 def test_downloads_are_sent_to_s3(wire: Wire) -> None:
     """Contract 2.8; the URL is made anew for each request and works without a token."""
     uuid = wire.task()
-    assert wire.get(f"/task/{uuid}/download/orthophoto.tif").json() == {"error": "Invalid asset"}
+    assert wire.get(f"/task/{uuid}/download/nonsense").json() == {"error": "Invalid asset"}
     wire.ended(uuid)
     answer = wire.get(f"/task/{uuid}/download/all.zip")
     assert answer.status_code == 302
@@ -290,6 +359,7 @@ def test_downloads_are_sent_to_s3(wire: Wire) -> None:
     assert fetched.content.startswith(b"PK")
 
 
+@pytest.mark.contract("2.8 not ready")
 def test_an_archive_that_is_not_there_yet(wire: Wire) -> None:
     """Contract 2.8."""
     uuid = wire.task("sleep 60")

@@ -20,7 +20,7 @@ def wire_of(stack: Stack, http: httpx.Client, tenant: str, prefixes: list[str] |
     return Wire(stack.router_url, made["token"], http)
 
 
-def test_another_tenants_task_does_not_exist(federation: Stack, http: httpx.Client, router_wire: Wire) -> None:
+def test_i12_another_tenants_task_does_not_exist(federation: Stack, http: httpx.Client, router_wire: Wire) -> None:
     """Not to be seen, touched, or guessed; its uuid is taken all the same."""
     acme, other = wire_of(federation, http, "acme"), wire_of(federation, http, "other")
     uuid = acme.task()
@@ -79,7 +79,7 @@ def test_no_token_can_be_read_back(federation: Stack, router_wire: Wire) -> None
     """Names and tenants, and nothing that opens."""
     listed = router_wire.http.get(f"{federation.router_url}/admin/tokens", params={"token": federation.admin_token})
     assert federation.user_token not in listed.text
-    assert {"name", "kind", "tenant", "prefixes", "created_at"} == set(listed.json()[0])
+    assert {"name", "kind", "tenant", "prefixes", "limits", "created_at"} == set(listed.json()[0])
 
 
 def test_a_node_token_opens_nothing_but_joining(federation: Stack, http: httpx.Client) -> None:

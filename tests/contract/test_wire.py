@@ -8,6 +8,7 @@ import pytest
 from tests.client import JPEG, Wire
 
 
+@pytest.mark.contract("2.3 fields", "2.3 version", "8.2 refresh", "10 14")
 def test_info_says_who_we_are(wire: Wire) -> None:
     """Contract 2.3: three integers as version, integers for counts, null for no limit."""
     info = wire.get("/info").json()
@@ -29,6 +30,7 @@ def test_info_says_who_we_are(wire: Wire) -> None:
     assert len(info["engineVersion"]) <= 32
 
 
+@pytest.mark.contract("2.4 keys", "2.4 rerun-from", "2.4 engine", "8.2 rerun-from", "10 15")
 def test_options_have_exactly_five_keys(wire: Wire) -> None:
     """Contract 2.4: PyODM fails on a sixth."""
     options = wire.get("/options").json()
@@ -39,6 +41,7 @@ def test_options_have_exactly_five_keys(wire: Wire) -> None:
     assert rerun["domain"][:2] == ["", "dataset"]
 
 
+@pytest.mark.contract("2.1 page", "1 open paths")
 def test_the_front_page_says_what_stands_here(wire: Wire) -> None:
     """Contract 2.1: HTML, no token."""
     answer = wire.http.get(wire.url + "/")
@@ -46,32 +49,33 @@ def test_the_front_page_says_what_stands_here(wire: Wire) -> None:
     assert "NodeODM API" in answer.text
 
 
+@pytest.mark.contract("2.2 document", "1 open paths", "10 1")
 def test_the_api_describes_itself(wire: Wire) -> None:
-    """Contract 2.2: Swagger 2.0, sixteen paths, no token; every path of it is answered."""
+    """Contract 2.2: Swagger 2.0 with NodeODM's sixteen paths and ours, no token; every path of it is answered."""
     document = wire.http.get(wire.url + "/swagger.json").json()
-    assert (document["swagger"], document["basePath"], set(document["definitions"])) == (
-        "2.0",
-        "/",
-        {"Error", "Response"},
-    )
-    assert len(document["paths"]) == 16
+    assert (document["swagger"], document["basePath"]) == ("2.0", "/")
+    assert {"Error", "Response"} <= set(document["definitions"])
+    assert len(document["paths"]) >= 16
     for path, operations in document["paths"].items():
         for method in operations:
             assert wire.http.request(method, wire.url + path).status_code == 200, path
 
 
+@pytest.mark.contract("1 kind paths", "10 23")
 @pytest.mark.parametrize("path", ["/INFO", "/info/", "/Task/List/", "/task/LIST"])
 def test_paths_are_read_kindly(wire: Wire, path: str) -> None:
     """Contract 1.6."""
     assert wire.get(path).status_code == 200
 
 
+@pytest.mark.contract("1 head")
 def test_head_works_where_get_does(wire: Wire) -> None:
     """Contract 1.6."""
     answer = wire.http.head(wire.url + "/info", params={"token": wire.token})
     assert (answer.status_code, answer.content) == (200, b"")
 
 
+@pytest.mark.contract("1 unrouted")
 @pytest.mark.parametrize(("method", "path"), [("GET", "/task/new"), ("PUT", "/task/list"), ("GET", "/nothing")])
 def test_unrouted_paths_are_a_page(wire: Wire, method: str, path: str) -> None:
     """Contract 1.1."""
@@ -81,6 +85,7 @@ def test_unrouted_paths_are_a_page(wire: Wire, method: str, path: str) -> None:
     assert f"Cannot {method} {path}" in answer.text
 
 
+@pytest.mark.contract("1 cors", "1 preflight")
 def test_browsers_of_other_origins_are_let_in(wire: Wire) -> None:
     """Contract 1.5."""
     assert wire.get("/info").headers["access-control-allow-origin"] == "*"
@@ -89,6 +94,7 @@ def test_browsers_of_other_origins_are_let_in(wire: Wire) -> None:
     assert asked.headers["access-control-allow-headers"] == "set-uuid"
 
 
+@pytest.mark.contract("1 wrong token", "1 errors are 200", "8.2 conformance", "10 3", "10 18")
 @pytest.mark.parametrize("token", ["", "wrong"])
 @pytest.mark.parametrize("path", ["/info", "/options", "/task/list", "/task/x/info", "/task/x/output"])
 def test_a_wrong_token_is_refused_in_nodeodms_words(wire: Wire, path: str, token: str) -> None:
@@ -106,6 +112,7 @@ def test_a_wrong_token_does_not_see_a_task_that_is_there(wire: Wire) -> None:
         assert wire.http.get(f"{wire.url}/task/{uuid}/info", params=query).json() == refused
 
 
+@pytest.mark.contract("1 token in header")
 def test_the_token_may_come_in_a_header(wire: Wire) -> None:
     """Design 10."""
     uuid = wire.task()
@@ -114,18 +121,21 @@ def test_the_token_may_come_in_a_header(wire: Wire) -> None:
     assert "version" in wire.http.get(f"{wire.url}/info", headers=headers).json()
 
 
+@pytest.mark.contract("1 wrong token")
 def test_a_repeated_token_is_no_token(wire: Wire) -> None:
     """Contract 1.7."""
     answer = wire.http.get(f"{wire.url}/info?token={wire.token}&token={wire.token}")
     assert "error" in answer.json()
 
 
+@pytest.mark.contract("2.6 unknown", "1 errors are 200", "10 3")
 def test_an_unknown_task_is_told_so(wire: Wire) -> None:
     """Contract 2.6, 2.7."""
     for path in ("info", "output", "download/all.zip"):
         assert wire.get(f"/task/nonsense/{path}").json() == {"error": "nonsense not found"}
 
 
+@pytest.mark.contract("1 broken json")
 @pytest.mark.parametrize("path", ["/task/cancel", "/task/remove", "/task/restart", "/task/new"])
 def test_a_body_that_is_not_json_is_told_so(wire: Wire, path: str) -> None:
     """Contract 1.2: 200 with the parser's complaint, and what would be right."""
@@ -134,11 +144,13 @@ def test_a_body_that_is_not_json_is_told_so(wire: Wire, path: str) -> None:
     assert "object" in wire.error(path, json=["a", "list"])
 
 
+@pytest.mark.contract("1 large body")
 def test_a_huge_body_is_refused(wire: Wire) -> None:
     """Contract 1.2."""
     assert wire.error("/task/cancel", json={"uuid": "x" * 200_000}) == "request entity too large"
 
 
+@pytest.mark.contract("1 broken multipart")
 def test_broken_multipart_bodies_are_told_so(wire: Wire) -> None:
     """Contract 1.2."""
     cases = {
@@ -152,12 +164,14 @@ def test_broken_multipart_bodies_are_told_so(wire: Wire) -> None:
     assert wire.error("/task/new/init", files=field) == "Field value too long"
 
 
+@pytest.mark.contract("1 debug hook")
 def test_debug_unauthorized_is_a_bare_401(wire: Wire) -> None:
     """Contract 1.1: a hook that client tests use."""
     answer = wire.get("/info", _debugUnauthorized="1")
     assert (answer.status_code, answer.content) == (401, b"")
 
 
+@pytest.mark.contract("2.14 info", "2.14 login", "1 open paths")
 def test_auth_endpoints_say_that_there_is_no_login(wire: Wire) -> None:
     """Contract 2.14."""
     answer = wire.http.get(wire.url + "/auth/info").json()
@@ -170,6 +184,7 @@ def test_auth_endpoints_say_that_there_is_no_login(wire: Wire) -> None:
         assert wire.http.post(wire.url + path).json() == {"error": "Not available"}
 
 
+@pytest.mark.contract("2.6 with_output", "2.7 list", "2.7 cleaned", "8.2 polling", "8.3 probe", "10 8", "10 9")
 def test_output_slices_as_javascript_does(wire: Wire) -> None:
     """Contract 2.6, 2.7: present even if 0, negative, past the end, nonsense."""
     uuid = wire.task("say one\nsay error\nsay three")
@@ -194,6 +209,7 @@ def test_output_slices_as_javascript_does(wire: Wire) -> None:
         assert wire.info(uuid, with_output=start)["output"] == wanted, start
 
 
+@pytest.mark.contract("4.2 conversion", "4.2 domains", "4.3 all at once", "4.1 unknown names")
 def test_options_are_checked_as_nodeodm_checks_them(wire: Wire) -> None:
     """Contract 4: all problems at once, in catalogue order; unknown names are dropped."""
     wrong = [
@@ -212,6 +228,7 @@ def test_options_are_checked_as_nodeodm_checks_them(wire: Wire) -> None:
     ]
 
 
+@pytest.mark.contract("2.6 options", "4.2 conversion", "4.4 post-processing", "10 10")
 def test_options_come_back_typed_and_in_order(wire: Wire) -> None:
     """Contract 4.2, 4.4."""
     given: list[dict[str, Any]] = [
@@ -231,9 +248,24 @@ def test_options_come_back_typed_and_in_order(wire: Wire) -> None:
     ]
 
 
+@pytest.mark.contract("3.2 default")
 def test_a_task_without_a_name_gets_one(wire: Wire) -> None:
     """Contract 3.2: PyODM needs one."""
     uuid = wire.init({"options": "[]"})
     wire.upload(uuid, ("a.jpg", JPEG))
     wire.commit(uuid)
     assert wire.info(uuid)["name"].startswith("Task of 20")
+
+
+@pytest.mark.contract("1 never 5xx")
+@pytest.mark.parametrize("path", ["/task/a%00b/info", "/task/%00/output", "/task/%00/download/all.zip"])
+def test_a_uuid_that_no_database_can_hold_is_not_found(wire: Wire, path: str) -> None:
+    """A NUL in the path is told of, and does not break the connection."""
+    assert wire.get(path).json()["error"].endswith("not found")
+
+
+@pytest.mark.contract("1 never 5xx")
+@pytest.mark.parametrize("what", ["cancel", "remove", "restart"])
+def test_a_nul_in_a_form_is_not_found_either(wire: Wire, what: str) -> None:
+    """Nor does one in the body of cancel, remove and restart."""
+    assert wire.act(what, "a\0b")["error"] == "ab not found"

@@ -2,17 +2,20 @@
 
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from node.console import Console, ConsoleWriter, clean_line
 
 
+@pytest.mark.contract("2.7 cleaned")
 def test_lines_are_cleaned_for_clients() -> None:
     """No colours; never the bare word that PyODM takes for a failure (contract 8.1)."""
     assert clean_line("\x1b[91m[ERROR]   x\x1b[0m \r") == "[ERROR]   x"
     assert clean_line(" error ") == "[error]"
     assert clean_line("error: x") == "error: x"
+    assert clean_line("token=scaleodm-parts.u.1.n.ff said") == "token=scaleodm-parts.*** said", "nor ours (I9)"
     assert clean_line("a\x00b") == "ab", "Postgres keeps no zero bytes"
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.tasks import ACTIVE, State
+from common.tasks import ACTIVE, Cause, State
 from node.lifecycle import MOST_STARTS, Start, begun, to_queue, to_start, used_slots, watched
 from node.records import Record
 from node.runs import Phase, RunStatus
@@ -19,7 +19,8 @@ def record(state: State = State.STAGING, **changes: object) -> Record:
 
 def test_first_come_first_served_within_the_slots() -> None:
     """The rest is seen to wait."""
-    records = [record(uuid=str(number)) for number in range(4)]
+    records = [replace(record(uuid=str(number)), accepted_ms=number) for number in range(4)]
+    assert to_start(reversed(records), slots=4) == to_start(records, slots=4), "by when they came"
     started = to_start(records, slots=2)
     assert [start.record.task.uuid for start in started] == ["0", "1"]
     after = [start.record for start in started] + records[2:]
@@ -47,10 +48,10 @@ def test_a_run_that_ended_ends_its_task() -> None:
     done = watched(running, RunStatus(Phase.COMPLETED, began_ms=10, ended_ms=30, progress=100, images_count=3), 99)
     assert isinstance(done, Record)
     assert (done.task.state, done.task.processing_ms, done.task.progress) == (State.COMPLETED, 20, 100)
-    broken = watched(running, RunStatus(Phase.FAILED, error="no images", input_at_fault=True), 99)
+    broken = watched(running, RunStatus(Phase.FAILED, error="no images", cause=Cause.INPUT), 99)
     assert isinstance(broken, Record)
     assert (broken.task.state, broken.task.processing_ms, broken.task.progress) == (State.FAILED, -1, 0)
-    assert broken.input_at_fault
+    assert broken.cause is Cause.INPUT
 
 
 def test_a_run_that_was_ended_from_outside_starts_again_but_not_for_ever() -> None:

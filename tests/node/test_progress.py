@@ -2,6 +2,7 @@
 
 from itertools import accumulate
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +10,7 @@ from common.nodeodm.catalogue import STAGES
 from node.progress import STAGE_ENDS, Progress, advance, stage_begin
 
 
+@pytest.mark.contract("6.2 source")
 def test_the_weights_are_odms() -> None:
     """Contract 9.2."""
     assert tuple(STAGE_ENDS) == STAGES
@@ -16,6 +18,7 @@ def test_the_weights_are_odms() -> None:
     assert stage_begin("opensfm") == 5
 
 
+@pytest.mark.contract("6.2 source", "10 12")
 def test_stages_move_the_percent() -> None:
     """Begin, counted work, end."""
     lines = [
@@ -31,6 +34,7 @@ def test_stages_move_the_percent() -> None:
     assert seen == [0, 5, 15, 25, 25, 37.5, 37.5, 100]
 
 
+@pytest.mark.contract("6.2 never back")
 @given(
     st.lists(st.text() | st.sampled_from([f"[INFO]    {w} {s} stage" for w in ("Running", "Finished") for s in STAGES]))
 )

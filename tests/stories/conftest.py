@@ -7,6 +7,7 @@ from pyodm import Node
 
 from common.embedded.flight import render_flight
 from common.embedded.stack import Stack
+from tests.client import Wire
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +33,10 @@ def router(stack: Stack) -> Node:
 def node(stack: Stack) -> Node:
     """The same client, pointed at a node alone."""
     return Node.from_url(f"{stack.node_urls['node-1']}?token={stack.node_user_token('node-1')}")
+
+
+@pytest.fixture(params=["router", "node", "kubernetes"])
+def wire(request: pytest.FixtureRequest) -> Wire:
+    """The NodeODM API of each of our programs; that routers over routers are no different, the contract tests show."""
+    found: Wire = request.getfixturevalue(f"{request.param}_wire")
+    return found

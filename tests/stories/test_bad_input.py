@@ -25,6 +25,7 @@ def failure(wire: Wire, uuid: str) -> str:
     return str(info["status"]["errorMessage"])
 
 
+@pytest.mark.contract("3.3 input")
 def test_no_images(wire: Wire, federation_storage: Storage) -> None:
     """Only a text file."""
     uuid = wire.init()
@@ -48,12 +49,19 @@ def test_a_bucket_that_does_not_exist(wire: Wire) -> None:
     assert "does not exist" in told
 
 
-@pytest.mark.parametrize("bad", ["s3://", "s3:///x", "s3://bucket/../other/", "https://example.org/x.zip", "x"])
+@pytest.mark.parametrize("bad", ["s3://", "s3:///x", "s3://bucket/../other/", "x"])
 def test_a_reference_that_is_none(wire: Wire, bad: str) -> None:
     """Refused before there is a task."""
     error = wire.error("/task/new", json={"readS3Path": bad})
     assert bad in error
     assert "s3://" in error
+
+
+def test_a_web_address_is_no_s3_path(wire: Wire) -> None:
+    """It belongs into another field; as it may be signed, it is not repeated (I9)."""
+    error = wire.error("/task/new", json={"readS3Path": "https://example.org/x.zip?signature=secret"})
+    assert error.endswith("expected s3://bucket/folder/. For an archive there use zipurl.")
+    assert "secret" not in error
 
 
 def test_text_files_that_are_called_jpg(wire: Wire, federation_storage: Storage) -> None:
@@ -87,6 +95,7 @@ def test_too_few_images_for_the_engine(router: Node, flight: list[str]) -> None:
     assert task.info().last_error.startswith("Cannot process dataset: Not enough usable images: 1 of 1")
 
 
+@pytest.mark.contract("3.3 exit codes", "3.3 after the engine")
 @pytest.mark.parametrize(
     ("orders", "told"),
     [
@@ -103,6 +112,7 @@ def test_an_engine_that_fails(wire: Wire, orders: str, told: str) -> None:
     assert failure(wire, uuid).startswith(told)
 
 
+@pytest.mark.contract("2.11 later errors", "3.3 input")
 def test_a_broken_zip(wire: Wire, federation_storage: Storage) -> None:
     """By reference."""
     archive = Reference.parse(f"s3://staging/broken-{uuids.uuid4()}/images.zip")
@@ -111,6 +121,7 @@ def test_a_broken_zip(wire: Wire, federation_storage: Storage) -> None:
     assert failure(wire, uuid).startswith("Could not extract images.zip")
 
 
+@pytest.mark.contract("8.1 error words")
 def test_a_wrong_token(flight: list[str], router: Node) -> None:
     """PyODM shows the sentence."""
     stranger = Node(router.host, router.port, "wrong")
@@ -118,6 +129,7 @@ def test_a_wrong_token(flight: list[str], router: Node) -> None:
         stranger.create_task(flight, {})
 
 
+@pytest.mark.contract("2.10 broken off")
 def test_an_upload_that_breaks_off_leaves_nothing(wire: Wire, federation_storage: Storage) -> None:
     """The connection drops in the middle of a file; the client's repetition is the only one that counts."""
     import socket

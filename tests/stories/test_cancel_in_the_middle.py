@@ -1,6 +1,7 @@
 """A person changes their mind: the run ends at once, wholly, and its slot is free for the next."""
 
 import psutil
+import pytest
 from pyodm import Node
 from pyodm.types import TaskStatus
 
@@ -19,6 +20,7 @@ def processes_of(uuid: str) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.contract("3.5 cancel")
 def test_cancel_ends_every_process_of_the_run(router: Node, flight: list[str]) -> None:
     """After `success` the task never becomes completed, and its engine is gone (I7)."""
     task = router.create_task(flight, {"dsm": True}, name="never mind")
@@ -30,6 +32,7 @@ def test_cancel_ends_every_process_of_the_run(router: Node, flight: list[str]) -
     assert task.remove()
 
 
+@pytest.mark.contract("6.1 terminated")
 def test_an_engine_that_ignores_sigterm_is_killed(router_wire: Wire) -> None:
     """Nothing survives a cancel."""
     uuid = router_wire.task("ignore-sigterm\nsay deaf\nsleep 60")
@@ -39,6 +42,7 @@ def test_an_engine_that_ignores_sigterm_is_killed(router_wire: Wire) -> None:
     assert router_wire.code(uuid) == 50
 
 
+@pytest.mark.contract("3.5 restart a canceled task")
 def test_a_canceled_task_can_be_restarted(router_wire: Wire, federation: Stack) -> None:
     """The same uuid, a new attempt, wherever there is room."""
     del federation

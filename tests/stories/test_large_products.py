@@ -12,6 +12,7 @@ from common.references import Reference
 from tests.client import Wire
 
 
+@pytest.mark.contract("8.1 large archive")
 @pytest.mark.timeout(180)
 def test_pyodm_downloads_what_it_would_like_in_parts(federation: Stack, router_wire: Wire, tmp_path: Path) -> None:
     """Over 10 MiB PyODM asks for ranges; rclone answers with the whole, and PyODM goes on with its first stream."""

@@ -13,6 +13,7 @@ from common.embedded.stack import Stack
 BRIGHTON_BEACH = Path(__file__).parents[3] / "shared/data/brighton_beach"
 
 
+@pytest.mark.contract("8.1 whole way")
 @pytest.mark.parametrize("address", ["router", "node"])
 def test_images_become_an_orthophoto(
     address: str, request: pytest.FixtureRequest, flight: list[str], tmp_path: Path

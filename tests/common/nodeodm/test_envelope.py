@@ -74,6 +74,7 @@ async def url(request: pytest.FixtureRequest) -> AsyncIterator[str]:
     await running
 
 
+@pytest.mark.contract("1 never 5xx")
 @pytest.mark.parametrize("path", ["/info", "/task/u/info"])
 async def test_what_cannot_be_answered_is_dropped_and_never_a_500(url: str, path: str) -> None:
     """PyODM retries a dropped connection and gives up on a status (contract 8.1)."""

@@ -36,6 +36,7 @@ def task(**changes: object) -> Task:
     return Task(**(fields | changes))  # type: ignore[arg-type]
 
 
+@pytest.mark.contract("2.6 with_output")
 @pytest.mark.parametrize(
     ("raw", "wanted"),
     [
@@ -91,6 +92,7 @@ def test_info_has_the_fields_of_the_contract() -> None:
     assert task_info(failed, 0, [])["output"] == []
 
 
+@pytest.mark.contract("2.10 safe names")
 @pytest.mark.parametrize(
     ("raw", "wanted"),
     [
@@ -135,6 +137,7 @@ def test_taken_names_grow_underscores() -> None:
     ]
 
 
+@pytest.mark.contract("2.15 refused")
 @pytest.mark.parametrize(
     ("text", "valid"),
     [
@@ -151,6 +154,7 @@ def test_uuids_are_those_of_nodeodm(text: str, valid: bool) -> None:
     assert is_valid_uuid(text) is valid
 
 
+@pytest.mark.contract("6.3 outputs unreadable", "2.9 skip post-processing", "2.9 date", "3.2 default")
 def test_names_dates_outputs_and_flags() -> None:
     """Contract 2.9, 3.2, 6.3."""
     assert task_name("", 0) == task_name(None, 0) == "Task of 1970-01-01T00:00:00.000Z"
@@ -162,6 +166,7 @@ def test_names_dates_outputs_and_flags() -> None:
     assert [is_true(raw) for raw in ("true", True, "True", 1, None)] == [True, True, False, False, False]
 
 
+@pytest.mark.contract("3.4 minus one", "10 11")
 def test_processing_time_is_minus_one_until_the_engine_runs() -> None:
     """Contract 3.4: split-merge tells waiting from running by it."""
     assert task().processing_time_ms(99) == -1

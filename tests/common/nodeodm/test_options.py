@@ -38,6 +38,7 @@ def converted(kind: str, domain: str | tuple[str, ...], raw: object) -> Any:
         return json.loads(str(invalid))[0]["error"]
 
 
+@pytest.mark.contract("2.4 engine")
 def test_the_catalogue_is_odms() -> None:
     """Contract 9.6: 82 options, counted by type."""
     assert Counter(each.type for each in ODM_OPTIONS) == {"bool": 42, "float": 14, "int": 11, "enum": 11, "string": 4}
@@ -58,6 +59,7 @@ def test_the_catalogue_is_odms() -> None:
     assert rerun.domain == ("", *STAGES)
 
 
+@pytest.mark.contract("4.2 every default")
 @pytest.mark.parametrize("each", ODM_OPTIONS, ids=lambda each: each.name)
 def test_every_default_is_a_value_of_its_option(each: Option) -> None:
     """What the catalogue offers, it must take."""
@@ -66,6 +68,7 @@ def test_every_default_is_a_value_of_its_option(each: Option) -> None:
     assert each.help.endswith("%(default)s")
 
 
+@pytest.mark.contract("4.2 conversion", "4.2 domains")
 @pytest.mark.parametrize(
     ("kind", "domain", "raw", "wanted"),
     [
@@ -110,6 +113,7 @@ def test_values_are_converted_as_nodeodm_does(
     assert json.dumps(found) == json.dumps(wanted) or isinstance(wanted, float)
 
 
+@pytest.mark.contract("4.1 no list")
 def test_what_is_no_list_is_no_options() -> None:
     """Contract 4.1."""
     cases: list[object] = [{}, 5, None, "{}", "5", "null", [], "[]"]
@@ -117,6 +121,7 @@ def test_what_is_no_list_is_no_options() -> None:
         assert parse_options(raw, ODM_OPTIONS) == ()
 
 
+@pytest.mark.contract("4.1 no list")
 def test_unreadable_options_are_told() -> None:
     """Contract 4.1."""
     with pytest.raises(OptionsUnreadable, match="not JSON"):
@@ -125,12 +130,14 @@ def test_unreadable_options_are_told() -> None:
         parse_options("[null]", ODM_OPTIONS)
 
 
+@pytest.mark.contract("4.1 unknown names")
 def test_the_first_of_two_values_counts_and_unknown_names_are_dropped() -> None:
     """Contract 4.1."""
     raw = [{"name": "dsm", "value": True}, {"name": "nope", "value": 1}, {"name": "dsm", "value": False}, {}]
     assert parse_options(raw, ODM_OPTIONS) == (Setting("dsm", True),)
 
 
+@pytest.mark.contract("4.4 post-processing")
 def test_automatic_options_are_added_where_the_engine_has_them() -> None:
     """Contract 4.4."""
     given_settings = (Setting("cog", False),)

@@ -11,12 +11,13 @@ from common.embedded.flight import render_flight
 from common.nodeodm.catalogue import ODM_OPTIONS
 from common.nodeodm.options import Setting
 from node.engines import argv
-from node.engines.known import EngineUnknown, engine_named
+from node.engines.known import EngineUnknown, engine_here
 from node.engines.odm import odm_engine
 from node.engines.orthomosaic import ORTHOMOSAIC
 from node.engines.orthomosaic_run import parser
 
 
+@pytest.mark.contract("6.1 no shell", "6.1 arguments")
 def test_options_become_an_argument_list_that_no_shell_sees(tmp_path: Path) -> None:
     """Contract 6.1, 7.2: true is a bare flag, false nothing, and a value may be anything."""
     settings = [
@@ -25,12 +26,11 @@ def test_options_become_an_argument_list_that_no_shell_sees(tmp_path: Path) -> N
         Setting("crop", -1.5),
         Setting("boundary", '{"a": "$(x)"}'),
     ]
-    assert argv(["run"], tmp_path, "u", settings, {"gcp": Path("/g.txt")}) == [
+    assert argv(["run"], tmp_path, "u", settings) == [
         "run",
         "--dsm",
         "--crop=-1.5",
         '--boundary={"a": "$(x)"}',
-        "--gcp=/g.txt",
         "--project-path",
         str(tmp_path),
         "u",
@@ -42,7 +42,7 @@ def test_the_embedded_engine_offers_only_what_it_honours() -> None:
     known = {option.name: option for option in ODM_OPTIONS}
     settings = [Setting(option.name, True if option.type == "bool" else option.value) for option in ORTHOMOSAIC.options]
     assert all(option.type == known[option.name].type for option in ORTHOMOSAIC.options)
-    parser().parse_args(argv([], Path("/p"), "u", settings, {"gcp": Path("/g")}))
+    parser().parse_args(argv([], Path("/p"), "u", settings))
     assert "tiles" not in {option.name for option in ORTHOMOSAIC.options}
     assert len(ORTHOMOSAIC.version) <= 32
 
@@ -55,11 +55,35 @@ def test_odm_is_known_by_the_command_that_runs_it(tmp_path: Path) -> None:
     assert odm_engine("/nowhere/run.sh").version == "?"
 
 
-@pytest.mark.parametrize(("name", "told"), [("micmac", "known are orthomosaic and odm"), ("odm", "ENGINE_COMMAND")])
-def test_an_engine_that_is_not_known_is_told(name: str, told: str) -> None:
-    """With the setting's name."""
-    with pytest.raises(EngineUnknown, match=told):
-        engine_named(name, None)
+def test_odm_on_this_machine_needs_its_command() -> None:
+    """Told with the setting's name."""
+    with pytest.raises(EngineUnknown, match="ENGINE_COMMAND"):
+        engine_here("odm", None)
+
+
+WITHOUT_IT = """
+import importlib.metadata as metadata
+told = metadata.version
+def version(name):
+    if name == "pyorthomosaic":
+        raise metadata.PackageNotFoundError(name)
+    return told(name)
+metadata.version = version
+from node.engines.known import EngineUnknown, engine_here
+print(engine_here("odm", "/code/run.sh").name)
+try:
+    engine_here(None, None)
+except EngineUnknown as unknown:
+    print(unknown)
+"""
+
+
+def test_a_node_needs_the_embedded_engine_only_to_run_it() -> None:
+    """As where scaleodm was installed without the extra `engine`."""
+    told = subprocess.run([sys.executable, "-c", WITHOUT_IT], capture_output=True, text=True, check=True).stdout
+    name, refusal = told.splitlines()
+    assert name == "odm"
+    assert "pyorthomosaic is not installed: install scaleodm[engine]" in refusal
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

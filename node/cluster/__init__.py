@@ -1,0 +1,1 @@
+"""The cluster that a node stands in, as far as the node must know it."""

@@ -1,0 +1,1 @@
+"""The images, really built and run: `make test-images` (docs/images.md)."""
