@@ -88,10 +88,16 @@ class Wire:
         """`/task/{uuid}/output`."""
         return self.get(f"/task/{uuid}/output", **query).json()
 
-    def ended(self, uuid: str, within_s: float = 30.0) -> dict[str, Any]:
+    def ended(self, uuid: str, within_s: float = 60.0) -> dict[str, Any]:
         """The task's info once it has ended."""
         wait_until(lambda: self.code(uuid) in ENDED, f"task {uuid} to end", within_s)
         return self.info(uuid)
+
+    def completed(self, uuid: str, within_s: float = 60.0) -> dict[str, Any]:
+        """The same, which must be an end in success; else with why it was not, and the console's last lines."""
+        info = self.ended(uuid, within_s)
+        assert info["status"]["code"] == 40, f"{json.dumps(info)}\n" + "\n".join(self.output(uuid)[-20:])
+        return info
 
     def running(self, uuid: str) -> dict[str, Any]:
         """The task's info once its engine works."""

@@ -8,7 +8,7 @@ from typing import TypeVar
 R = TypeVar("R")
 
 
-def wait_until(look: Callable[[], R | None], description: str, within_s: float = 30.0) -> R:
+def wait_until(look: Callable[[], R | None], description: str, within_s: float = 60.0) -> R:
     """Look until there is something to see (not None, not False); fails with the description and the last look."""
     deadline = time.monotonic() + within_s
     while True:
@@ -20,7 +20,7 @@ def wait_until(look: Callable[[], R | None], description: str, within_s: float =
         time.sleep(0.05)
 
 
-async def until(look: Callable[[], bool], description: str, within_s: float = 30.0) -> None:
+async def until(look: Callable[[], bool], description: str, within_s: float = 60.0) -> None:
     """The same beside what runs in this event loop."""
     deadline = time.monotonic() + within_s
     while not look():

@@ -182,17 +182,40 @@ def test_what_is_refused_is_told_and_can_be_mended(opened: Opened, wire: Wire, t
     expect(page.get_by_text("The task is submitted with 1 file.")).to_be_visible(timeout=20_000)
 
 
-def test_an_upload_can_be_given_up(opened: Opened, wire: Wire, tmp_path: Path) -> None:
-    """The chosen files stay; nothing becomes a task."""
+@pytest.mark.parametrize("hanging", ["init*", "upload/**"])
+def test_an_upload_can_be_given_up(opened: Opened, wire: Wire, tmp_path: Path, hanging: str) -> None:
+    """Already while it is announced. The chosen files stay; nothing becomes a task."""
     page = opened(wire.token)
     known = wire.get("/task/list").json()
-    page.route("**/task/new/upload/**", lambda _: None)  # never answered
+    page.route(f"**/task/new/{hanging}", lambda _: None)  # never answered
     submit(page, images(tmp_path, "a.jpg"), "given up")
     page.get_by_role("button", name="Cancel the upload").click()
     expect(page.get_by_text("The upload was canceled.")).to_be_visible()
     expect(page.get_by_role("button", name="Start the task")).to_be_enabled()
     expect(page.get_by_text("1 file,")).to_be_visible()
     assert wire.get("/task/list").json() == known
+    page.unroute_all(behavior="ignoreErrors")
+
+
+def test_after_one_that_was_given_up_every_file_is_sent_again(opened: Opened, wire: Wire, tmp_path: Path) -> None:
+    """What had arrived before belongs to the upload that was given up."""
+    page = opened(wire.token)
+    hangs = True
+
+    def second(route: Route) -> None:
+        if hangs and b"b.jpg" in (route.request.post_data_buffer or b""):
+            return  # never answered
+        route.continue_()
+
+    page.route("**/task/new/upload/**", second)
+    submit(page, images(tmp_path, "a.jpg", "b.jpg"), "given up at first")
+    expect(page.get_by_text("1 of 2 files sent")).to_be_visible()
+    page.get_by_role("button", name="Cancel the upload").click()
+    expect(page.get_by_text("The upload was canceled.")).to_be_visible()
+    hangs = False
+    page.get_by_role("button", name="Start the task").click()
+    expect(page.get_by_text("The task is submitted with 2 files.")).to_be_visible(timeout=20_000)
+    assert wire.ended(wire.get("/task/list").json()[-1]["uuid"])["imagesCount"] == 2
     page.unroute_all(behavior="ignoreErrors")
 
 

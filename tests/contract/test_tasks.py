@@ -195,7 +195,7 @@ def test_gcp_and_geo_files_lie_where_the_engine_looks_for_them(wire: Wire) -> No
     files = [("a.jpg", JPEG), ("b.jpg", JPEG), ("gcp_list.txt", b"say hello"), ("geo.txt", b"EPSG:4326")]
     wire.upload(uuid, *files)
     wire.commit(uuid)
-    assert wire.ended(uuid)["status"]["code"] == 40
+    wire.completed(uuid)
     first = next(line for line in wire.output(uuid) if "Initializing" in line)
     assert "['gcp_list.txt', 'geo.txt']" in first
     assert "hello" in wire.output(uuid)
@@ -207,7 +207,7 @@ def test_remove_deletes_the_output_where_that_is_asked_for(wire: Wire, federatio
     federation_storage.write(root / "a.jpg", JPEG)
     federation_storage.write(root / "output/mine.txt", b"keep me")
     uuid = wire.post("/task/new", json={"readS3Path": str(root)}).json()["uuid"]
-    assert wire.ended(uuid)["status"]["code"] == 40
+    wire.completed(uuid)
     wire.act("remove", uuid, deleteOutput="true")
     left = {each.reference.key.removeprefix(root.key) for each in federation_storage.listing(root)}
     assert left == {"a.jpg", "output/mine.txt"}
@@ -341,7 +341,7 @@ def test_a_task_that_no_slot_is_free_for_is_queued_and_then_runs(node_wire: Wire
     assert node_wire.info(waiting)["processingTime"] == -1
     assert node_wire.output(waiting) == []
     node_wire.act("remove", busy[0])
-    assert node_wire.ended(waiting)["status"]["code"] == 40
+    node_wire.completed(waiting)
     node_wire.act("remove", busy[1])
 
 

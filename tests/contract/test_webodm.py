@@ -189,7 +189,7 @@ def test_webodms_restart_and_resume_name_a_stage(wire: Wire) -> None:
         assert wire.act("restart", uuid, options=json.dumps(given)) == {"success": True}
         options = {each["name"]: each["value"] for each in wire.info(uuid)["options"]}
         assert (options["rerun-from"], options["dsm"]) == (stage, True)
-        assert wire.ended(uuid)["status"]["code"] == 40
+        wire.completed(uuid)
     assert wire.act("restart", uuid, options="[]") == {"success": True}
     assert {each["name"] for each in wire.info(uuid)["options"]} == {"pc-ept", "cog", "gltf"}
     wire.ended(uuid)

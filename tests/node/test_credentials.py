@@ -210,7 +210,7 @@ def test_a_task_runs_on_credentials_of_its_own(
         for wrong in ({}, {"Authorization": "Bearer x"}, {"Authorization": f"Bearer {derived(KEY, f'pod {uuid} 2')}"}):
             assert http.get(url, headers=wrong).status_code == 403
         assert http.get(f"{node.url}/jobs/{uuid4()}/1/credentials", headers=right).status_code == 403
-        assert wire.ended(uuid)["status"]["code"] == 40
+        wire.completed(uuid)
         assert http.get(url, headers=right).status_code == 403, "the run is over"
         everything = json.dumps([cluster.objects(plural) for plural in ("jobs", "pods", "configmaps")])
         assert derived(KEY, f"pod {uuid} 1") not in everything
@@ -250,7 +250,7 @@ def test_a_job_that_is_made_again_keeps_its_token(
         first = tokens(uuid)
         cluster.delete_pod(uuid)
         wait_until(lambda: len(tokens(uuid)) == 2, "both Jobs' Secrets to be there")
-        assert wire.ended(uuid, 60)["status"]["code"] == 40
+        wire.completed(uuid, 60)
         wait_until(lambda: len(tokens(uuid)) == 1, "the old one's to be collected")
         assert tokens(uuid) != first
         assert wire.act("remove", uuid) == {"success": True}

@@ -126,7 +126,7 @@ def test_a_console_is_exact_after_rotation_and_a_killed_node(nodes: Nodes, site:
     node.kill()
     site.call(site.controllers.logs[pod["metadata"]["name"], "engine"].rotate)
     node.start()
-    assert wire.ended(uuid)["status"]["code"] == 40
+    wire.completed(uuid)
     after = wire.output(uuid)
     assert after[: len(before)] == before
     engine = [line for line in after if line.startswith("line ")]
@@ -165,7 +165,7 @@ def test_a_killed_node_finds_its_jobs_again(nodes: Nodes, site: StandInCluster, 
     assert (wire.code(ended), wire.code(canceled)) == (40, 50)
     assert "Done" in wire.output(ended)
     for uuid in (*running, waiting):
-        assert wire.ended(uuid)["status"]["code"] == 40
+        wire.completed(uuid)
     starts = [name for name in site.controllers.started if any(uuid in name for uuid in (*running, waiting))]
     assert len(starts) == 3, "nothing was started twice"
 
@@ -244,7 +244,7 @@ def test_restart_is_a_new_attempt_and_the_old_job_goes(nodes: Nodes, site: Stand
     assert wire.ended(uuid)["status"]["code"] == 30
     s3.delete(root / "gcp_list.txt")
     assert wire.act("restart", uuid) == {"success": True}
-    assert wire.ended(uuid)["status"]["code"] == 40
+    wire.completed(uuid)
     assert site.job(uuid) is None
     job = site.job(uuid, 2)
     assert job is not None
@@ -280,7 +280,7 @@ def test_a_deleted_pod_costs_time_and_nothing_else(nodes: Nodes, site: StandInCl
     wire.says(uuid, "begun")
     site.delete_pod(uuid)
     wait_until(lambda: len([n for n in site.controllers.started if uuid in n]) == 2, "another pod")
-    assert wire.ended(uuid)["status"]["code"] == 40
+    wire.completed(uuid)
 
 
 def test_an_eviction_is_not_counted(nodes: Nodes, site: StandInCluster, s3: Storage) -> None:
@@ -292,7 +292,7 @@ def test_an_eviction_is_not_counted(nodes: Nodes, site: StandInCluster, s3: Stor
     site.evict(uuid)
     wait_until(lambda: len([n for n in site.controllers.started if uuid in n]) == 2, "another pod")
     assert wire.info(uuid)["progress"] >= before
-    assert wire.ended(uuid)["status"]["code"] == 40
+    wire.completed(uuid)
 
 
 def test_a_full_disk_is_told(nodes: Nodes, site: StandInCluster, s3: Storage) -> None:
@@ -333,7 +333,7 @@ def test_images_come_from_an_allowlist(nodes: Nodes, site: StandInCluster, s3: S
     """Another allowed one runs; what is not allowed is refused with what is."""
     wire = nodes.wire(nodes())
     uuid, root = wire.by_reference(s3, odmImage=OTHER_IMAGE)
-    assert wire.ended(uuid)["status"]["code"] == 40
+    wire.completed(uuid)
     job = site.job(uuid)
     assert job is not None
     assert job["spec"]["template"]["spec"]["initContainers"][1]["image"] == OTHER_IMAGE
@@ -359,7 +359,7 @@ def test_a_quota_that_is_full_is_told(nodes: Nodes, site: StandInCluster, s3: St
         wait_until(lambda: "exceeded quota" in (wire.info(uuid).get("waitingFor") or ""), "the quota to be told")
     finally:
         site.controllers.quota = None
-    assert wire.ended(uuid)["status"]["code"] == 40
+    wire.completed(uuid)
 
 
 def test_a_secret_that_is_missing_is_told(nodes: Nodes, s3: Storage) -> None:
@@ -431,7 +431,7 @@ def test_what_is_too_large_for_an_annotation_lies_in_s3(nodes: Nodes, site: Stan
     uuid = wire.init({"name": "a large one", "options": json.dumps(options)})
     wire.upload(uuid, ("a.jpg", JPEG))
     wire.commit(uuid)
-    assert wire.ended(uuid)["status"]["code"] == 40
+    wire.completed(uuid)
     first = next(line for line in wire.output(uuid) if "Initializing" in line)
     assert "--boundary=" in first
     assert "options/boundary.json" in first
@@ -473,7 +473,7 @@ def test_options_that_s3_could_not_tell_are_told_once_it_can(
         store.start()
         wait_until(lambda: wire.info(uuid)["options"] == options, "the options to be read after all")
         assert wire.act("restart", uuid) == {"success": True}
-        assert wire.ended(uuid)["status"]["code"] == 40
+        wire.completed(uuid)
         assert any("--boundary=" in line for line in wire.output(uuid))
     finally:
         node.stop()
@@ -488,7 +488,7 @@ def test_a_job_that_somebody_deletes_is_made_again(nodes: Nodes, site: StandInCl
     job = site.job(uuid)
     assert job is not None
     site.call(lambda: site.api.discard("jobs", job))
-    assert wire.ended(uuid)["status"]["code"] == 40
+    wire.completed(uuid)
 
 
 def test_a_namespace_without_permission(nodes: Nodes, site: StandInCluster, s3: Storage) -> None:
@@ -546,7 +546,7 @@ def test_a_job_that_a_rule_refuses_fails_its_task_alone(
         s3.write(root / "a.jpg", JPEG)
         wire.post("/task/new", json={"readS3Path": str(root)}, headers={"set-uuid": refused})
         behind, _ = wire.by_reference(s3)
-        assert wire.ended(behind)["status"]["code"] == 40
+        wire.completed(behind)
         ended = wire.ended(refused)["status"]
         assert (ended["code"], ended["errorMessage"]) == (
             30,
@@ -556,7 +556,7 @@ def test_a_job_that_a_rule_refuses_fails_its_task_alone(
     finally:
         lift()
     assert wire.act("restart", refused) == {"success": True}
-    assert wire.ended(refused)["status"]["code"] == 40
+    wire.completed(refused)
 
 
 @pytest.mark.parametrize("what", ["quota", "rights"])
@@ -580,7 +580,7 @@ def test_jobs_that_cannot_be_made_for_now_wait_and_say_why(
         assert wire.code(uuid) == 20
     finally:
         lift()
-    assert wire.ended(uuid)["status"]["code"] == 40
+    wire.completed(uuid)
     assert sum(uuid in name for name in site.controllers.started) == 1
 
 
@@ -603,7 +603,7 @@ def test_what_the_cluster_refuses_is_answered_with_its_reason(nodes: Nodes, site
         site.api.allowed = allowed
     assert wire.act("cancel", running) == {"success": True}
     assert wire.act("restart", ended) == {"success": True}
-    assert wire.ended(ended)["status"]["code"] == 40
+    wire.completed(ended)
 
 
 def started(site: StandInCluster, folder: Path, **settings: str) -> tuple[int, str]:
@@ -662,7 +662,7 @@ def test_an_api_server_that_goes_away(nodes: Nodes, site: StandInCluster, s3: St
             time.sleep(0.25)
     finally:
         site.call(lambda: away(False))
-    assert wire.ended(uuid, 60)["status"]["code"] == 40
+    wire.completed(uuid, 60)
 
 
 def test_expired_watches_errors_and_slow_answers(nodes: Nodes, site: StandInCluster, s3: Storage) -> None:
@@ -686,7 +686,7 @@ def test_expired_watches_errors_and_slow_answers(nodes: Nodes, site: StandInClus
             site.call(site.api.break_watches)
             time.sleep(0.3)
         for uuid in uuids:
-            assert wire.ended(uuid, 60)["status"]["code"] == 40
+            wire.completed(uuid, 60)
     finally:
         site.call(site.api.faults.clear)
         site.api.delay_s = 0.0
@@ -706,7 +706,7 @@ def test_two_replicas_do_nothing_twice(nodes: Nodes, site: StandInCluster, s3: S
     assert wires[0].act("cancel", uuids[5]) == {"success": True}
     first.kill()
     for uuid in uuids[:5]:
-        assert wires[1].ended(uuid, 90)["status"]["code"] == 40
+        wires[1].completed(uuid, 90)
     assert wires[1].code(uuids[5]) == 50
     started = [name for name in site.controllers.started if any(uuid in name for uuid in uuids)]
     assert len(started) == len(set(started)), "nothing was started twice"
@@ -727,7 +727,7 @@ def test_kueue_decides_when_it_is_there(nodes: Nodes, site: StandInCluster, s3: 
         site.api.keep("jobs", admitted)
 
     site.call(admit)
-    assert wire.ended(uuid)["status"]["code"] == 40
+    wire.completed(uuid)
     other, _ = wire.by_reference(s3)
     wait_until(lambda: site.job(other) is not None, "the other's Job")
     assert wire.act("cancel", other) == {"success": True}

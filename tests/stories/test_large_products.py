@@ -17,7 +17,7 @@ from tests.client import Wire
 def test_pyodm_downloads_what_it_would_like_in_parts(federation: Stack, router_wire: Wire, tmp_path: Path) -> None:
     """Over 10 MiB PyODM asks for ranges; rclone answers with the whole, and PyODM goes on with its first stream."""
     uuid = router_wire.task("megabytes 40")
-    assert router_wire.ended(uuid)["status"]["code"] == 40
+    router_wire.completed(uuid)
     client = Node.from_url(f"{federation.router_url}?token={federation.user_token}")
     percents: list[float] = []
     folder = Path(client.get_task(uuid).download_assets(str(tmp_path), progress_callback=percents.append))

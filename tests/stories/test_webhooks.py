@@ -246,7 +246,7 @@ def test_private_addresses_are_not_called_unless_it_is_allowed(
     uuid = router_wire.task("say hello", webhook=receiver.url("/task?key=sesame"))
     there = node_wire.task("say hello", webhook=receiver.url("/task?key=sesame"))
     for wire, each in ((router_wire, uuid), (node_wire, there)):
-        assert wire.ended(each)["status"]["code"] == 40
+        wire.completed(each)
     refusals = wait_until(
         lambda: [row["error"] for row in on_record(federation, client, uuid) if row["error"]] or None, "a refusal"
     )

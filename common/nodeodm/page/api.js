@@ -56,6 +56,7 @@ export class Api {
       answer = await fetch(this.address(path, query), { cache: "no-store", ...request });
       text = await answer.text();
     } catch {
+      request.signal?.throwIfAborted();
       throw new Unreachable();
     }
     return understood(answer.status, text);
@@ -65,11 +66,11 @@ export class Api {
     return this.#fetched(path, query, {});
   }
 
-  /** `fields`: names with texts. */
-  post(path, fields = {}) {
+  /** `fields`: names with texts; `signal` ends it. */
+  post(path, fields = {}, signal = undefined) {
     const body = new FormData();
     for (const [name, value] of Object.entries(fields)) body.append(name, value);
-    return this.#fetched(path, {}, { method: "POST", body });
+    return this.#fetched(path, {}, { method: "POST", body, signal });
   }
 
   /** Cancel or remove: these read forms of the other kind. */

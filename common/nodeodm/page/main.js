@@ -197,10 +197,14 @@ function lockForm(isLocked) {
 
 async function begin() {
   const fields = { name: at("name").value.trim(), options: JSON.stringify(options.changed) };
-  const { uuid } = await api.post("task/new/init", fields);
-  upload = new Upload(api, uuid, entries, showEntry);
-  upload.uuid = uuid;
+  upload = new Upload(api, entries, showEntry);
   showUpload();
+  try {
+    await upload.begin(fields);
+  } catch (error) {
+    leaveUpload("");
+    throw error;
+  }
 }
 
 /** Send what is missing, then make it a task. */
@@ -233,10 +237,12 @@ async function guarded(work) {
   try {
     await work();
   } catch (error) {
-    if (error.name === "AbortError") leaveUpload(error.message);
-    else alertUser(error.message);
-    if (upload === null) lockForm(false);
-    else if (!upload.failed.length) at("retry-upload").hidden = false;
+    if (error.name === "AbortError") {
+      leaveUpload(error.message);
+      return;
+    }
+    alertUser(error.message);
+    if (upload !== null) at("retry-upload").hidden = false;
   }
 }
 

@@ -7,15 +7,16 @@ const WAITS_S = [1, 2, 4, 8, 15];
 
 export class Upload {
   #api;
-  #uuid;
   #stopping = new AbortController();
+  uuid = null;
 
   /** `entries`: objects with `file`, to which `sent`, `state` and `error` are added; `told` hears of each change. */
-  constructor(api, uuid, entries, told) {
+  constructor(api, entries, told) {
     this.#api = api;
-    this.#uuid = uuid;
     this.entries = entries;
     this.told = told;
+    // The same files may have been part of an upload that was given up: nothing of that is there for this one.
+    for (const entry of entries) Object.assign(entry, { state: "waiting", sent: 0, error: "" });
   }
 
   get bytes() {
@@ -36,6 +37,12 @@ export class Upload {
 
   stop() {
     this.#stopping.abort(new DOMException("The upload was canceled.", "AbortError"));
+  }
+
+  /** Announce the task, of which `fields` tell. */
+  async begin(fields) {
+    const { uuid } = await this.#api.post("task/new/init", fields, this.#stopping.signal);
+    this.uuid = uuid;
   }
 
   /** Send everything that is not there yet; true when nothing is missing any more. */
@@ -59,7 +66,7 @@ export class Upload {
     for (let attempt = 0; ; attempt += 1) {
       try {
         this.#change(entry, "sending", 0);
-        await this.#api.send(this.#uuid, entry.file, (sent) => this.#change(entry, "sending", sent), this.#stopping.signal);
+        await this.#api.send(this.uuid, entry.file, (sent) => this.#change(entry, "sending", sent), this.#stopping.signal);
         this.#change(entry, "done", entry.file.size);
         return;
       } catch (error) {
