@@ -681,7 +681,8 @@ async def migration(session: AsyncSession) -> str | None:
 
 async def leaderless(session: AsyncSession) -> timedelta:
     """For how long no replica has led, `NEVER_LED` at most; not above zero while one does."""
+    # One moment for both: `clock_timestamp` goes on within a statement, which left `NEVER_LED` a microsecond short.
+    now = func.statement_timestamp()
     # Before the first leader there was none since minus infinity, which no timedelta can hold.
-    until = func.greatest(LeaderRow.until, func.clock_timestamp() - NEVER_LED)
-    found: timedelta = (await session.exec(select(func.clock_timestamp() - until))).one()
+    found: timedelta = (await session.exec(select(now - func.greatest(LeaderRow.until, now - NEVER_LED)))).one()
     return found
