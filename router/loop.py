@@ -58,7 +58,7 @@ from router.lifecycle import (
     retried,
 )
 from router.parts import Parts
-from router.placement import Choice, Fleet, Need, NodeState, can_ever_fit, why_never
+from router.placement import Choice, Fleet, Need, NodeState, hopeless
 from router.queries import Past, Standing
 from router.queue import Queue, need_of
 from router.registry import Registry
@@ -252,8 +252,7 @@ class Loop:
         kept = await self._kept_workspaces(waiting)
         fleet = Fleet(self.node_states(standings))
         choices: dict[str, Choice] = {}
-        hopeless: set[Need] = set()
-        never: dict[str, str] = {}
+        unfit: set[Need] = set()
         turn = self.queue.turn()
         looked_at = waiting
         for place, known in enumerate(waiting):
@@ -266,8 +265,8 @@ class Loop:
             need = self.need(task, past.get(task.uuid, ()), standings)
             if task.uuid in kept:
                 need = replace(need, workspace=kept[task.uuid])
-            if need in hopeless or not turn.may_start(task):
-                self.unplaced["no_fitting_node" if need in hopeless else "token_limit"] += 1
+            if need in unfit or not turn.may_start(task):
+                self.unplaced["no_fitting_node" if need in unfit else "token_limit"] += 1
                 continue
             choice = fleet.choose(need, random.random())  # noqa: S311 - a tie, not a secret
             if choice.node_id is not None:
@@ -275,10 +274,10 @@ class Loop:
                 turn.started(task)
                 choices[task.uuid] = choice
             else:
-                hopeless.add(need)
+                unfit.add(need)
                 self.unplaced["no_fitting_node"] += 1
         self.unplaced["no_free_slot"] = len(looked_at) - len(choices) - self.unplaced.total()
-        self._find_hopeless(looked_at, past, standings, fleet.nodes, never)
+        never = await self._hopeless(looked_at, past, standings, fleet.nodes)
         await self._write_placements(looked_at, choices, never, past, fleet.nodes)
 
     async def _kept_workspaces(self, waiting: Sequence[Known]) -> dict[str, frozenset[str]]:
@@ -299,28 +298,28 @@ class Loop:
         async with self._database.statement() as session:
             return await queries.past_attempts(session, tried)
 
-    def _find_hopeless(
+    async def _hopeless(
         self,
         waiting: Sequence[Known],
         past: dict[str, list[Past]],
         standings: dict[str, Standing],
         nodes: Sequence[NodeState],
-        never: dict[str, str],
-    ) -> None:
-        """Tasks that no node will ever take, with the reason; equal ones are judged once."""
-        if not nodes:
-            return
-        judged: dict[Need, str] = {}
-        for known in waiting:
-            need = self.need(known.task, past.get(known.task.uuid, ()), standings)
-            if need.resting:
-                need = replace(need, resting=frozenset())
-            if need not in judged:
-                judged[need] = "" if can_ever_fit(need, nodes) else why_never(need, nodes)
-            if judged[need]:
-                never[known.task.uuid] = judged[need]
-                if len(never) >= MOST_PLACED_AT_ONCE:
-                    return
+    ) -> dict[str, str]:
+        """Tasks that no node will ever take, with the reason.
+
+        That is for good, and a node may have joined another replica, or joined anew with other options, a moment ago:
+        before it is said, the nodes are read again.
+        """
+        needs = [
+            (known.task.uuid, self.need(known.task, past.get(known.task.uuid, ()), standings)) for known in waiting
+        ]
+        if not hopeless(needs, nodes, MOST_PLACED_AT_ONCE):
+            return {}
+        await self._registry.load()
+        if any(row.id not in standings for row in self._registry.nodes()):
+            self.wake()  # the next turn knows how they stand
+            return {}
+        return hopeless(needs, self.node_states(standings), MOST_PLACED_AT_ONCE)
 
     async def _write_placements(
         self,

@@ -297,6 +297,24 @@ def can_ever_fit(need: Need, nodes: Iterable[NodeState]) -> bool:
     return any(not misfit(need, node) for node in nodes)
 
 
+def hopeless(needs: Iterable[tuple[str, Need]], nodes: Sequence[NodeState], most: int) -> dict[str, str]:
+    """Of tasks by uuid with their needs those that no node will ever take, with the reason; `most` of them at most.
+
+    Equal needs are judged once. While no node has joined, nothing can be said of any.
+    """
+    judged: dict[Need, str] = {}
+    never: dict[str, str] = {}
+    for uuid, asked in needs if nodes else ():
+        need = replace(asked, resting=frozenset()) if asked.resting else asked
+        if need not in judged:
+            judged[need] = "" if can_ever_fit(need, nodes) else why_never(need, nodes)
+        if judged[need]:
+            never[uuid] = judged[need]
+            if len(never) >= most:
+                break
+    return never
+
+
 def why_never(need: Need, nodes: Sequence[NodeState]) -> str:
     """Why no node will ever take the task, in a sentence for its owner."""
     limits = [node.max_images for node in nodes if node.max_images is not None]

@@ -457,3 +457,32 @@ async def test_a_replica_that_is_behind_takes_reports_by_what_is_on_record(
     assert await other.report(node_id, progress=20.0, first_line=1, lines=["two"]) == ([], {"u": 2})
     after = await replica.read()
     assert (after.progress, after.console_lines, after.state) == (30.0, 2, State.RUNNING)
+
+
+async def test_who_has_joined_another_replica_is_not_overlooked(replica: Replica, rclone: ObjectStore) -> None:
+    """A task for it alone, given to a leader that has not heard of it yet, is no hopeless one."""
+    await replica.join("a")
+    other = Replica(replica.database, rclone)
+    there = await other.join("b")
+    await replica.add(waiting(wishes=Wishes(nodes=("b",))))
+    await replica.add(waiting("v", wishes=Wishes(nodes=("nobody",))))
+    stood_before = {node_id: each for node_id, each in (await replica.loop.standings()).items() if node_id != there}
+    await replica.loop.place(stood_before)
+    assert {(await replica.read(uuid)).state for uuid in "uv"} == {State.QUEUED}, "the next turn knows more"
+    await replica.place()
+    assert (await replica.read()).state is State.PLACED
+    assert await node_of(replica) == there
+    error = (await replica.read("v")).error or ""
+    assert "a: the task is to run on nobody" in error
+    assert "b: the task is to run on nobody" in error
+
+
+async def test_what_a_node_has_become_at_another_replica_counts(replica: Replica, rclone: ObjectStore) -> None:
+    """It has joined anew, with a label that it did not have."""
+    node_id = await replica.join("a")
+    await Replica(replica.database, rclone).join("a", labels={"gpu": "yes"})
+    await replica.add(waiting(wishes=Wishes(labels=(("gpu", "yes"),))))
+    await replica.place()
+    await replica.place()
+    assert (await replica.read()).state is State.PLACED
+    assert await node_of(replica) == node_id

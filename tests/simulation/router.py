@@ -44,7 +44,7 @@ from router.lifecycle import (
     unseen_lines,
 )
 from router.loop import ABSENT_EVERY_S, HISTORY_EVERY_S, MOST_PLACED_AT_ONCE, node_state
-from router.placement import Fleet, Need, NodeState, can_ever_fit, why_never
+from router.placement import Fleet, Need, NodeState, hopeless
 from router.queries import Past, Standing
 from router.queue import Turn, need_of
 from tests.simulation.nodes import Node, Refusal
@@ -527,14 +527,14 @@ class Router:
             return
         past = self._past(waiting)
         choices: dict[str, str] = {}
-        hopeless: set[Need] = set()
+        unfit: set[Need] = set()
         turn = Turn(cast(Any, self), cast(Any, self._snapshot.within(*ACTIVE)))
         for known in waiting:
             if len(choices) >= MOST_PLACED_AT_ONCE or not fleet.free_slots:
                 break
             task = known.task
             need = need_of(task, past.get(task.uuid, ()), standings)
-            if need in hopeless or not turn.may_start(task):
+            if need in unfit or not turn.may_start(task):
                 continue
             choice = fleet.choose(need, self.world.random.random())
             if choice.node_id is not None:
@@ -542,28 +542,11 @@ class Router:
                 turn.started(task)
                 choices[task.uuid] = choice.node_id
             else:
-                hopeless.add(need)
-        never = self._find_hopeless(waiting, past, standings, fleet.nodes)
+                unfit.add(need)
+        needs = [(each.task.uuid, need_of(each.task, past.get(each.task.uuid, ()), standings)) for each in waiting]
+        never = hopeless(needs, fleet.nodes, MOST_PLACED_AT_ONCE)
         yield self._pause()
         self._write_placements(waiting, choices, never, past, fleet.nodes)
-
-    def _find_hopeless(
-        self,
-        waiting: Sequence[Known],
-        past: Mapping[str, list[Past]],
-        standings: Mapping[str, Standing],
-        nodes: Sequence[NodeState],
-    ) -> dict[str, str]:
-        judged: dict[Need, str] = {}
-        never: dict[str, str] = {}
-        for known in waiting if nodes else ():
-            need = need_of(known.task, past.get(known.task.uuid, ()), standings)
-            need = replace(need, resting=frozenset())
-            if need not in judged:
-                judged[need] = "" if can_ever_fit(need, nodes) else why_never(need, nodes)
-            if judged[need]:
-                never[known.task.uuid] = judged[need]
-        return never
 
     def _write_placements(
         self,
