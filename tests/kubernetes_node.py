@@ -13,8 +13,10 @@ import httpx
 
 from common.embedded.children import Child, free_port, start_child
 from common.embedded.object_store import ObjectStore
+from common.embedded.stack import Stack
 from tests.client import Wire
 from tests.kubernetes_standin import ENGINE_IMAGE, OTHER_IMAGE, STAGES_IMAGE, StandInCluster
+from tests.waiting import wait_until
 
 S3_SECRET = "s3-keys"
 TOKEN = "kubernetes-node-user"
@@ -68,6 +70,17 @@ class KubernetesNode:
         with httpx.Client(timeout=2) as http:
             self.child.wait_until(lambda: self._answers(http))
         return self
+
+    def join(self, stack: Stack) -> "KubernetesNode":
+        """Start it, and wait until that federation's router can give it tasks."""
+        self.start()
+        wait_until(lambda: self._is_healthy(stack), f"{self.name} to join")
+        return self
+
+    def _is_healthy(self, stack: Stack) -> bool:
+        bearer = {"Authorization": f"Bearer {stack.admin_token}"}
+        known = httpx.get(f"{stack.router_url}/federation/nodes", headers=bearer, timeout=10).json()
+        return any(each["url"] == self.url and each["health"] == "healthy" for each in known)
 
     def _answers(self, http: httpx.Client) -> bool:
         with contextlib.suppress(httpx.TransportError):

@@ -142,8 +142,9 @@ def test_a_job_is_part_of_the_trace(
         "SCALEODM_NODE_ROUTER_URL": traced.router_url,
         "SCALEODM_NODE_JOIN_TOKEN": traced.node_token,
     }
-    node = node_in(cluster, traced.object_store, tmp_path, settings, name="traced-in-cluster").start()
+    node = node_in(cluster, traced.object_store, tmp_path, settings, name="traced-in-cluster")
     try:
+        node.join(traced)
         wire = Wire(traced.router_url, traced.user_token, http)
         asked = {"nodes": json.dumps(["traced-in-cluster"])}
         uuid, _ = wire.by_reference(traced.storage(), "say hello", **asked)

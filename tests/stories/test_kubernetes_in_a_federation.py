@@ -42,20 +42,12 @@ def _member(
     joining = {"SCALEODM_NODE_ROUTER_URL": router.router_url, "SCALEODM_NODE_JOIN_TOKEN": router.node_token}
     node = node_in(cluster, router.object_store, folder, joining | settings, name)
     try:
-        node.start()
-        wait_until(lambda: _is_healthy(router, node), "the node to join")
-        yield node
+        yield node.join(router)
     finally:
         node.stop()
         # For a while it would still be healthy, and be given what the next test submits.
         bearer = {"Authorization": f"Bearer {router.admin_token}"}
         httpx.delete(f"{router.router_url}/admin/nodes/{name}", headers=bearer, timeout=10).raise_for_status()
-
-
-def _is_healthy(router: Stack, node: KubernetesNode) -> bool:
-    bearer = {"Authorization": f"Bearer {router.admin_token}"}
-    known = httpx.get(f"{router.router_url}/federation/nodes", headers=bearer, timeout=10).json()
-    return any(each["url"] == node.url and each["health"] == "healthy" for each in known)
 
 
 def test_from_upload_to_products(
