@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
 
-from common.courier import AT_ONCE_PER_HOST, Courier
+from common.courier import ANSWER_WITHIN_S, AT_ONCE_PER_HOST, Courier
 from common.embedded.object_store import ObjectStore
 from common.references import Reference
 from common.webhooks import Outcome
@@ -113,7 +113,7 @@ async def test_an_answer_without_end_is_not_read(make: Make, receiver: Receiver)
     receiver.answers = [ENDLESS]
     began = time.monotonic()
     assert await call(make(), receiver.url()) == Outcome()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < ANSWER_WITHIN_S / 2
 
 
 async def test_a_receiver_that_breaks_off_or_is_away_is_told_of(make: Make, receiver: Receiver) -> None:
@@ -239,20 +239,20 @@ async def test_the_next_address_serves_where_the_first_does_not(make: Make, rece
 
 async def test_a_name_server_that_hangs_holds_up_nobody_else(make: Make, receiver: Receiver) -> None:
     """Neither other webhooks, nor what else the program looks up and reads in threads."""
-    courier = make(answer_within_s=2.5, resolve=hanging_for_bad_names)
+    courier = make(answer_within_s=6, resolve=hanging_for_bad_names)
     bad = [asyncio.create_task(call(courier, f"http://bad-{number}.example/")) for number in range(12)]
     await asyncio.sleep(0.1)
     began = time.monotonic()
     assert await call(courier, receiver.url()) == Outcome()
     await asyncio.to_thread(lambda: None)
-    assert time.monotonic() - began < 2
-    assert {outcome.problem for outcome in await asyncio.gather(*bad)} == {"it did not answer within 2.5 s"}
+    assert time.monotonic() - began < 5
+    assert {outcome.problem for outcome in await asyncio.gather(*bad)} == {"it did not answer within 6 s"}
 
 
 def hanging_for_bad_names(host: str, _port: int) -> list[str]:
     """A resolver as glibc's is with a name server that does not answer."""
     if host.startswith("bad"):
-        time.sleep(3)
+        time.sleep(7)
     return ["127.0.0.1"]
 
 

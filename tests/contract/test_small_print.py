@@ -180,9 +180,9 @@ def test_slots_are_those_of_all_nodes_together(wire: Wire, request: pytest.Fixtu
 
 @pytest.mark.contract("2.3 fast", "8.2 refresh")
 def test_info_is_answered_in_milliseconds(wire: Wire) -> None:
-    """WebODM asks with every poll of every task. Of twenty, the median: this machine does other things too."""
+    """WebODM asks with every poll of every task. Of twenty, the median; figures are the bench's."""
     took = sorted(wire.get("/info").elapsed.total_seconds() for _ in range(20))
-    assert took[10] < 0.1
+    assert took[10] < 0.5
 
 
 @pytest.mark.contract("2.4 types", "10 15")

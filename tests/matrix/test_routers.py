@@ -12,8 +12,8 @@ from tests.matrix.lab import NEVER_LOST_S, PATIENCE_S, Attempt, Lab
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(240)
-LEADS_WITHIN_S = 10.0
-"""After the leader's death another one leads (issue 4)."""
+LEADS_WITHIN_S = 15.0
+"""After the leader's death another one leads and places: 10 s (issue 4), and what a loaded machine adds."""
 LEADS = " leads now"
 """So does a replica log that it leads."""
 
