@@ -36,6 +36,7 @@ def up(
             _show(console, "Router", f"{stack.router_url}?token={token}")
             for name, url in stack.node_urls.items():
                 _show(console, name, f"{url}?token={stack.node_user_token(name)}")
+            _show(console, "Dashboard", f"{stack.router_url}/dashboard (opened by `admin_token` of the tokens below)")
             _show(console, "S3", stack.s3_url)
             _show(console, "API", f"{stack.router_url}/openapi.json")
             _show(console, "Tokens", f"{stack.secrets_file} (the administrator's too; readable by you alone)")
@@ -50,7 +51,7 @@ def up(
 
 
 def _show(console: Console, name: str, value: str) -> None:
-    console.print(f"{name:<8} {value}", soft_wrap=True)
+    console.print(f"{name:<9} {value}", soft_wrap=True)
 
 
 def demo(
