@@ -58,7 +58,7 @@ from router.lifecycle import (
     retried,
 )
 from router.parts import Parts
-from router.placement import Choice, Fleet, Need, NodeState, hopeless
+from router.placement import Choice, Fleet, Need, NodeState, affordable, hopeless
 from router.queries import Past, Standing
 from router.queue import Queue, need_of
 from router.registry import Registry
@@ -277,7 +277,8 @@ class Loop:
                 unfit.add(need)
                 self.unplaced["no_fitting_node"] += 1
         self.unplaced["no_free_slot"] = len(looked_at) - len(choices) - self.unplaced.total()
-        never = await self._hopeless(looked_at, past, standings, fleet.nodes)
+        others = [known for known in looked_at if known.task.uuid not in choices]
+        never = await self._hopeless(others, past, standings, fleet.nodes)
         await self._write_placements(looked_at, choices, never, past, fleet.nodes)
 
     async def _kept_workspaces(self, waiting: Sequence[Known]) -> dict[str, frozenset[str]]:
@@ -330,38 +331,30 @@ class Loop:
         nodes: Sequence[NodeState],
     ) -> None:
         by_uuid = {known.task.uuid: known for known in waiting}
-        shown = [known.task.uuid for known in waiting if self._is_to_be_shown_waiting(known)]
-        seen = [uuid for uuid in shown if uuid not in choices and uuid not in never][:MOST_PLACED_AT_ONCE]
-        touched = [*choices, *never, *seen]
+        queued = [known.task.uuid for known in waiting if self._is_to_be_shown_waiting(known)]
+        queued = [uuid for uuid in queued if uuid not in choices and uuid not in never][:MOST_PLACED_AT_ONCE]
+        touched = [*choices, *never, *queued]
         if not touched:
             return
         async with self.leadership.transaction() as session:
             versions = await queries.lock_free(session, touched)
-            still = [by_uuid[uuid] for uuid in touched if versions.get(uuid) == by_uuid[uuid].version]
+            still = {uuid: by_uuid[uuid] for uuid in touched if versions.get(uuid) == by_uuid[uuid].version}
             room = await self._room(session, choices, nodes)
-            steps: list[queries.Step] = []
+            chosen = [(uuid, choice.node_id) for uuid, choice in choices.items() if choice.node_id and uuid in still]
             attempts: list[queries.NewAttempt] = []
-            doomed: list[str] = []
-            for known in still:
-                task = known.task
-                if task.uuid in choices:
-                    choice = choices[task.uuid]
-                    assert choice.node_id is not None
-                    if room[choice.node_id] < 1:
-                        continue  # an attempt that was given up has come back meanwhile
-                    room[choice.node_id] -= 1
-                    after = placed(task, task.attempt + 1)
-                    is_first = after.attempt == after.first_attempt
-                    attempts.append(_attempt(after, choice, known.committed_at if is_first else None))
-                    tell(session, Placed(task.uuid, after.attempt, self.queue.waited_s(known) if is_first else None))
-                elif task.uuid in never:
-                    doomed.append(task.uuid)
-                    continue
-                else:
-                    after = replace(task, state=State.QUEUED)
-                steps.append(queries.Step(task, known.version, after))
+            steps: list[queries.Step] = []
+            for uuid in affordable(chosen, room):
+                known = still[uuid]
+                after = placed(known.task, known.task.attempt + 1)
+                is_first = after.attempt == after.first_attempt
+                attempts.append(_attempt(after, choices[uuid], known.committed_at if is_first else None))
+                steps.append(queries.Step(known.task, known.version, after))
+                tell(session, Placed(uuid, after.attempt, self.queue.waited_s(known) if is_first else None))
+            shown = [still[uuid] for uuid in queued if uuid in still]
+            steps += [queries.Step(each.task, each.version, replace(each.task, state=State.QUEUED)) for each in shown]
             await queries.store(session, steps)
             await queries.add_attempts(session, attempts)
+            doomed = [uuid for uuid in never if uuid in still]
             rows = await queries.task_rows(session, doomed) if doomed else {}
             for row in rows.values():
                 why = _why_hopeless(never[row.uuid], past.get(row.uuid, ()))
@@ -374,7 +367,7 @@ class Loop:
             node = self._registry.node(new.node_id)
             with about(node=node.name if node is not None else ""):
                 logger.info("task %s attempt %d: %s", new.uuid, new.number, new.why)
-        if len(choices) >= MOST_PLACED_AT_ONCE or len(never) + len(seen) >= MOST_PLACED_AT_ONCE:
+        if len(choices) >= MOST_PLACED_AT_ONCE or len(never) + len(queued) >= MOST_PLACED_AT_ONCE:
             self.wake()
 
     async def _room(

@@ -297,6 +297,19 @@ def can_ever_fit(need: Need, nodes: Iterable[NodeState]) -> bool:
     return any(not misfit(need, node) for node in nodes)
 
 
+def affordable(chosen: Iterable[tuple[str, str]], room: Mapping[str, int]) -> list[str]:
+    """Of choices, as tasks with their nodes, those for which a slot is free on record; the first come first.
+
+    `room`: free slots by node. An attempt that was given up may have come back, and taken one, since the choice.
+    """
+    left, found = dict(room), []
+    for uuid, node_id in chosen:
+        if left[node_id] > 0:
+            left[node_id] -= 1
+            found.append(uuid)
+    return found
+
+
 def hopeless(needs: Iterable[tuple[str, Need]], nodes: Sequence[NodeState], most: int) -> dict[str, str]:
     """Of tasks by uuid with their needs those that no node will ever take, with the reason; `most` of them at most.
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.lifecycle import Health
-from router.placement import MOST_REASONS, Fleet, Need, NodeState, can_ever_fit, choose, why_never
+from router.placement import MOST_REASONS, Fleet, Need, NodeState, affordable, can_ever_fit, choose, hopeless, why_never
 
 GIB = 2**30
 
@@ -159,3 +159,19 @@ def test_placing_one_by_one_fills_every_slot_and_no_more(slots: list[int], tasks
     assert taken.total() == min(tasks, sum(slots))
     assert fleet.free_slots == sum(slots) - taken.total()
     assert all(taken[each.id] <= each.slots for each in fleet.nodes)
+
+
+def test_a_choice_needs_a_slot_on_record() -> None:
+    """The first come first; a node that is full takes none, and others are not held up by it."""
+    chosen = [("t", "a"), ("u", "b"), ("v", "a"), ("w", "b"), ("x", "c")]
+    assert affordable(chosen, {"a": 1, "b": 2, "c": -1}) == ["t", "u", "w"]
+
+
+def test_of_those_without_hope_only_so_many_are_told_at_once() -> None:
+    """A node that rests will take a task again; without any node nothing is known."""
+    nodes = [node("a")]
+    nowhere, resting = Need(2, only=frozenset({"z"})), Need(2, resting=frozenset({"a"}))
+    told = hopeless([("t", nowhere), ("u", resting), ("v", nowhere), ("w", nowhere)], nodes, 2)
+    assert list(told) == ["t", "v"]
+    assert "the task is to run on z" in told["t"]
+    assert hopeless([("t", nowhere)], [], 2) == {}

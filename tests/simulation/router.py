@@ -44,7 +44,7 @@ from router.lifecycle import (
     unseen_lines,
 )
 from router.loop import ABSENT_EVERY_S, HISTORY_EVERY_S, MOST_PLACED_AT_ONCE, node_state
-from router.placement import Fleet, Need, NodeState, hopeless
+from router.placement import Fleet, Need, NodeState, affordable, hopeless
 from router.queries import Past, Standing
 from router.queue import Turn, need_of
 from tests.simulation.nodes import Node, Refusal
@@ -562,14 +562,12 @@ class Router:
         database = self.world.database
         database.begin_as(self._epoch)
         room = {node.id: node.slots - node.direct - len(database.holding[node.id]) for node in nodes}
-        for known in waiting:
+        still = [known for known in waiting if database.tasks[known.task.uuid].version == known.version]
+        chosen = [(known.task.uuid, choices[known.task.uuid]) for known in still if known.task.uuid in choices]
+        given = set(affordable(chosen, room))
+        for known in still:
             uuid, row = known.task.uuid, database.tasks[known.task.uuid]
-            if row.version != known.version:
-                continue
-            if uuid in choices:
-                if room[choices[uuid]] < 1:
-                    continue
-                room[choices[uuid]] -= 1
+            if uuid in given:
                 database.take(row, placed(row.task, row.task.attempt + 1))
                 database.add_attempt(AttemptRow(uuid, row.task.attempt, choices[uuid], self.world.now))
                 self.world.tally.attempts += 1
@@ -578,7 +576,7 @@ class Router:
                 causes = [each.cause for each in past.get(uuid, ()) if each.cause is not None]
                 database.take(row, failed(row.task, given_up(never[uuid], causes)))
                 self.world.say(f"{self.name} gives {uuid} up: {row.task.error}")
-            elif self._is_to_be_shown(known):
+            elif uuid not in choices and self._is_to_be_shown(known):
                 database.take(row, replace(row.task, state=State.QUEUED))
             else:
                 continue
