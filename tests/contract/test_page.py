@@ -8,7 +8,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.browser import chromium
+from tests.browser import PATIENCE_MS, chromium
 from tests.client import JPEG, Wire
 
 Opened = Callable[..., Page]
@@ -34,7 +34,7 @@ def browser() -> Iterator[Browser]:
 def opened(browser: Browser, wire: Wire) -> Iterator[Opened]:
     """Opens the page; anything that the browser complains about fails the test."""
     context = browser.new_context(locale="en-GB", accept_downloads=True)
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(PATIENCE_MS)
     complaints: list[str] = []
 
     def opening(token: str | None = None, expected: str = "nothing") -> Page:
@@ -87,7 +87,7 @@ def test_a_task_is_submitted_watched_and_its_products_loaded(opened: Opened, wir
     page.get_by_label("Find an option").fill("dsm")
     page.get_by_label("dsm", exact=True).check()
     page.get_by_role("button", name="Start the task").click()
-    expect(page.get_by_text("The task is submitted with 4 files.")).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("The task is submitted with 4 files.")).to_be_visible()
     task = page.get_by_role("listitem").filter(has_text="from the browser")
     expect(task.get_by_text("Completed")).to_be_visible(timeout=40_000)
     expect(task.get_by_role("log")).to_contain_text("hello page")
@@ -139,7 +139,7 @@ def test_a_running_task_is_canceled_and_removed(opened: Opened, wire: Wire, tmp_
     page.on("dialog", lambda dialog: dialog.accept())
     submit(page, images(tmp_path, "a.jpg", orders="sleep 60"), "soon over")
     task = page.get_by_role("listitem").filter(has_text="soon over")
-    task.get_by_role("button", name="Cancel").click(timeout=30_000)
+    task.get_by_role("button", name="Cancel").click()
     expect(task.get_by_text("Canceled", exact=True)).to_be_visible()
     uuid = wire.get("/task/list").json()[-1]["uuid"]
     assert wire.code(uuid) == 50
@@ -163,7 +163,7 @@ def test_a_file_that_does_not_arrive_is_sent_again(opened: Opened, wire: Wire, t
 
     page.route("**/task/new/upload/**", sometimes)
     submit(page, images(tmp_path, "a.jpg", "b.jpg"), "over a bad line")
-    expect(page.get_by_text("The task is submitted with 2 files.")).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("The task is submitted with 2 files.")).to_be_visible()
     assert drops < 0
     assert wire.ended(wire.get("/task/list").json()[-1]["uuid"])["imagesCount"] == 2
 
@@ -179,7 +179,7 @@ def test_what_is_refused_is_told_and_can_be_mended(opened: Opened, wire: Wire, t
     expect(page.get_by_role("alert").first).to_have_text("mesh-octree-depth: Invalid value 99 (out of range)")
     page.get_by_role("button", name="Back to defaults").click()
     page.get_by_role("button", name="Start the task").click()
-    expect(page.get_by_text("The task is submitted with 1 file.")).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("The task is submitted with 1 file.")).to_be_visible()
 
 
 @pytest.mark.parametrize("hanging", ["init*", "upload/**"])
@@ -214,7 +214,7 @@ def test_after_one_that_was_given_up_every_file_is_sent_again(opened: Opened, wi
     expect(page.get_by_text("The upload was canceled.")).to_be_visible()
     hangs = False
     page.get_by_role("button", name="Start the task").click()
-    expect(page.get_by_text("The task is submitted with 2 files.")).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("The task is submitted with 2 files.")).to_be_visible()
     assert wire.ended(wire.get("/task/list").json()[-1]["uuid"])["imagesCount"] == 2
     page.unroute_all(behavior="ignoreErrors")
 
@@ -261,12 +261,12 @@ def test_the_page_survives_a_server_that_is_away(opened: Opened, wire: Wire) -> 
     """It says so, and goes on when the server is back."""
     uuid = wire.task("sleep 60")
     page = opened(wire.token, expected="502")
-    expect(page.get_by_text("Running").or_(page.get_by_text("Preparing")).first).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("Running").or_(page.get_by_text("Preparing")).first).to_be_visible()
     page.route("**/task/**", lambda route: route.fulfill(status=502, body="<p>Bad gateway"))
     trouble = page.locator("#tasks-alert")
-    expect(trouble).to_contain_text("status 502", timeout=20_000)
+    expect(trouble).to_contain_text("status 502")
     page.unroute_all(behavior="ignoreErrors")
-    expect(trouble).to_be_hidden(timeout=20_000)
+    expect(trouble).to_be_hidden()
     wire.act("cancel", uuid)
 
 

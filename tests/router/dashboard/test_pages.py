@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from common.embedded.stack import Stack
 from tests.bench.federation import insert
-from tests.browser import chromium
+from tests.browser import PATIENCE_MS, chromium
 from tests.client import Wire
 from tests.router.dashboard.conftest import SHORT
 from tests.waiting import wait_until
@@ -25,7 +25,6 @@ from tests.web import Page as Answer
 from tests.web import web_server
 
 pytestmark = pytest.mark.timeout(120)
-expect.set_options(timeout=15_000)
 
 NASTY = "<img src=x onerror=alert(1)><script>alert(2)</script>\"'&\u202e"
 PAGES = ("", "/nodes", "/nodes/node-1", "/tasks", "/tenants", "/events")
@@ -40,7 +39,7 @@ class Visit:
         self.url = url
         self._expected = expected
         self.complaints: list[str] = []
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(PATIENCE_MS)
         self.page = context.new_page()
         self.page.on("console", lambda message: self._hear(message.text) if message.type == "error" else None)
         self.page.on("pageerror", lambda error: self._hear(str(error)))
@@ -294,7 +293,7 @@ class TestNodes:
         for uuid in tasks:
             wire.act("cancel", uuid)
         stack.begin_again("node-2")
-        expect(row(page, "node-2").locator(".badge")).to_have_text("healthy", timeout=30_000)
+        expect(row(page, "node-2").locator(".badge")).to_have_text("healthy")
 
     def test_lock_drain_and_back(self, signed_in: Visit, admin: httpx.Client) -> None:
         """Each asks first, where it can hurt; going back changes nothing."""
@@ -376,7 +375,7 @@ class TestTasks:
         page.evaluate("window.mark = 'not loaded again'")
         go.touch()
         expect(page.get_by_role("log")).to_contain_text("last words")
-        expect(page.locator("#state .badge")).to_have_text("completed", timeout=30_000)
+        expect(page.locator("#state .badge")).to_have_text("completed")
         assert page.evaluate("window.mark") == "not loaded again"
         expect(page.locator("#why")).to_contain_text("node-")
         page.get_by_text("What was thought of each node").click()
@@ -388,7 +387,7 @@ class TestTasks:
         assert Path(download.value.path()).read_bytes().startswith(b"PK")
         signed_in.confirm("Restart", "Run this task once more?")
         expect(page.locator("#state .badge")).to_have_text(re.compile("queued|placed|running|staging|completed"))
-        expect(page.locator("#timeline")).to_contain_text("Attempt 2 got a slot", timeout=30_000)
+        expect(page.locator("#timeline")).to_contain_text("Attempt 2 got a slot")
         wire.ended(uuid)
         signed_in.confirm("Remove", "Remove this task?")
         expect(page).to_have_url(f"{signed_in.url}/dashboard/tasks")
@@ -516,7 +515,7 @@ def test_the_overview_has_its_plots(signed_in: Visit, wire: Wire) -> None:
     expect(figures).to_contain_text("Free slots1 of 2")
     for title in ("Slots", "Queue depth", "Waits before a start", "Tasks that ended", "Failed attempts"):
         expect(page.get_by_role("heading", name=title)).to_be_visible()
-    expect(page.locator("#ended svg rect.failed").first).to_be_attached(timeout=30_000)
+    expect(page.locator("#ended svg rect.failed").first).to_be_attached()
     expect(page.locator("#failures svg")).to_contain_text("engine")
     page.get_by_role("link", name="7 days").click()
     signed_in.is_live()
@@ -588,11 +587,11 @@ def test_an_outage_is_told_and_over_when_it_is_over(visiting: Visiting, stack: S
     page = visit.open("/tasks")
     late = visit.context.new_page()
     with stack.without_postgres():
-        expect(page.locator("#trouble")).to_contain_text("does not answer", timeout=30_000)
+        expect(page.locator("#trouble")).to_contain_text("does not answer")
         late.goto(f"{visit.url}/dashboard/events")
         expect(late.locator("main")).to_contain_text("does not answer")
-    expect(page.locator("#trouble")).to_be_hidden(timeout=30_000)
-    expect(late.get_by_role("heading", name="Events")).to_be_visible(timeout=30_000)
+    expect(page.locator("#trouble")).to_be_hidden()
+    expect(late.get_by_role("heading", name="Events")).to_be_visible()
 
 
 def test_a_restarted_router_is_found_again(visiting: Visiting, stack: Stack) -> None:
