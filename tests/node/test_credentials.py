@@ -19,7 +19,6 @@ from common.references import Reference
 from common.settings import S3Settings
 from common.storage import AccessRefused, Storage
 from common.tokens import derived
-from tests.client import JPEG
 from tests.kubernetes_node import KubernetesNode
 from tests.kubernetes_standin import StandInCluster
 from tests.waiting import wait_until
@@ -195,12 +194,9 @@ def test_a_task_runs_on_credentials_of_its_own(
     node = sts_node(cluster, aws, tmp_path)
     storage = storage_at(aws, "tester", "tester")
     storage.make_bucket("staging")
-    root = Reference.parse(f"s3://staging/{uuid4()}/")
-    storage.write(root / "a.jpg", JPEG)
-    storage.write(root / "gcp_list.txt", b"say begun\nsleep 2")
     wire = node.start().wire(http)
     try:
-        uuid = wire.post("/task/new", json={"readS3Path": str(root)}).json()["uuid"]
+        uuid, _ = wire.by_reference(storage, "say begun\nsleep 2")
         wire.says(uuid, "begun")
         url = f"{node.url}/jobs/{uuid}/1/credentials"
         right = {"Authorization": f"Bearer {derived(KEY, f'pod {uuid} 1')}"}
@@ -233,9 +229,6 @@ def test_a_job_that_is_made_again_keeps_its_token(
     node = sts_node(cluster, aws, tmp_path)
     storage = storage_at(aws, "tester", "tester")
     storage.make_bucket("staging")
-    root = Reference.parse(f"s3://staging/{uuid4()}/")
-    storage.write(root / "a.jpg", JPEG)
-    storage.write(root / "gcp_list.txt", b"say begun\nsleep 3")
     wire = node.start().wire(http)
 
     def tokens(uuid: str) -> list[str]:
@@ -245,7 +238,7 @@ def test_a_job_that_is_made_again_keeps_its_token(
 
     cluster.call(lambda: setattr(cluster.api, "collects_after_s", 2.0))
     try:
-        uuid = wire.post("/task/new", json={"readS3Path": str(root)}).json()["uuid"]
+        uuid, _ = wire.by_reference(storage, "say begun\nsleep 3")
         wire.says(uuid, "begun")
         first = tokens(uuid)
         cluster.delete_pod(uuid)
